@@ -1,0 +1,14 @@
+"""The list of verb groups; importing a group is cheap, its heavy imports are inside its verbs."""
+
+import importlib
+
+import typer
+
+GROUPS = ("run", "predict", "evaluate", "models", "data")
+"""Modules of `cli` with a function ``register(app)``."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add every group's verbs to `app`."""
+    for group in GROUPS:
+        importlib.import_module(f"cli.{group}").register(app)

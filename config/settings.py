@@ -1,0 +1,292 @@
+"""The one settings tree. Each value states its unit and its reason in the docstring below it.
+
+Order of precedence: defaults here < a YAML file < environment (``HSCODE__A__B=value``) < ``--set a.b=value``.
+The hash of the resolved tree goes with every run and every bundle.
+"""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from models.errors import UserError
+
+ENVIRONMENT_PREFIX = "HSCODE__"
+MODEL_KINDS = ("textcnn", "bilstm", "transformer", "dnn", "svc", "encoder", "pool")
+
+
+class Section(BaseModel):
+    """A branch of the tree: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Source(Section):
+    """One place where rows come from."""
+
+    path: str
+    """Local path, http(s):// or s3:// address of a csv, parquet or jsonl file, plain or .gz/.zst."""
+    weight: float = Field(1.0, ge=0)
+    """Factor on the loss of this source's rows in training (1 = as any other); also decides label conflicts."""
+    kind: Literal["given", "corrected", "nomenclature", "vague"] = "given"
+    """What its labels are worth; becomes `label_kind` of its rows."""
+    name: str | None = None
+    """Name in reports; default: the file's `source` column where there is one, else the file's stem."""
+
+
+class Data(Section):
+    """Ingest: what is read, and how rows are cleaned, merged and refused."""
+
+    sources: tuple[Source, ...] = ()
+    """Where rows come from. Empty: the shipped synthetic sample."""
+    description_column: str | None = None
+    """Column with the text; default: the first of description, text, goods_description, item."""
+    code_column: str | None = None
+    """Column with the code; default: the first of code, hs_code, hscode, hs6, commodity_code, label."""
+    encoding: str = "utf-8"
+    """Encoding of text files. Others are reported, never guessed: a wrong guess spoils labels silently."""
+    source_weights: Mapping[str, float] = {}
+    """Weight by value of a file's `source` column (overrides the weight of the file)."""
+    source_kinds: Mapping[str, str] = {}
+    """`label_kind` by value of a file's `source` column (overrides the kind of the file)."""
+    near_duplicate_similarity: float = Field(0.8, gt=0, le=1)
+    """Jaccard similarity of token sets from which two descriptions count as near-duplicates (one group, one side
+    of the split). 0.8: about 12 points of a naive split's accuracy were near-duplicates on real declarations."""
+    max_text_chars: int = 2000
+    """Characters of a description kept; longer ones are cut there and counted."""
+    max_line_bytes: int = 1_000_000
+    """Bytes of one input line; a longer one is refused rather than read into memory."""
+    sample_rows: int = 12_000
+    """Rows of the generated sample where no source is given."""
+
+
+class Nomenclature(Section):
+    """The edition of the Harmonized System that codes are checked against."""
+
+    path: str | None = None
+    """csv with columns `code, text` (six digits and the legal text). None: the codes seen in the data are the edition
+    (for the shipped sample: the sample's own synthetic nomenclature)."""
+    edition: str = "HS2022"
+    """Name of the edition; travels in bundle and answers."""
+    correlation: str | None = None
+    """csv with two columns, old and new code, used for codes that the edition has retired."""
+    train_weight: float = Field(0.3, ge=0)
+    """Weight of legal texts as training rows, so that a subheading without an example can still be answered."""
+
+
+class Split(Section):
+    """Parts by near-duplicate group, stratified by heading."""
+
+    test_share: float = Field(0.1, gt=0, lt=1)
+    """Share of rows for the final judgement; no choice is made on them."""
+    valid_share: float = Field(0.1, gt=0, lt=1)
+    """Share of rows for early stopping, calibration and thresholds."""
+    seed: int = 17
+    """Same seed, same parts."""
+
+
+class Text(Section):
+    """Tokens and embeddings, trained in the pipeline's own step."""
+
+    vocabulary: int = 30_000
+    """Words kept, most frequent first."""
+    min_count: int = 2
+    """A word seen less often is read by its character n-grams alone."""
+    buckets: int = 20_000
+    """Hash buckets for character n-grams (typos, truncations, unseen brands)."""
+    ngrams: tuple[int, int] = (3, 5)
+    """Shortest and longest character n-gram."""
+    dimensions: int = 128
+    """Width of the embedding."""
+    max_tokens: int = 48
+    """Tokens of a text that a net reads."""
+    epochs: int = 3
+    """Passes of the embedding training over all text."""
+    pretrained: str | None = None
+    """Folder or hub name of a sentence encoder whose token table starts the embedding (reduced by PCA).
+    Never downloaded by default."""
+
+
+class Train(Section):
+    """What all nets share."""
+
+    epochs: int = 12
+    """Upper limit; early stopping on valid ends it sooner."""
+    patience: int = 2
+    """Epochs without a better valid score before stopping."""
+    batch: int = 128
+    """Rows a step."""
+    learning_rate: float = 2e-3
+    """Peak of a one-cycle schedule."""
+    seed: int = 17
+    """Start values, order of rows, dropout."""
+    threads: int = 2
+    """CPU threads of torch and scikit-learn."""
+    upsample: float = Field(0.5, ge=0, le=1)
+    """Stratified up-sampling of the training part: 0 leaves class sizes alone, 1 makes all classes as large as the
+    largest; drawn in proportion to size^(1-upsample)."""
+    level_losses: tuple[float, float, float] = (0.2, 0.3, 0.5)
+    """Weights of the losses at HS2, HS4, HS6: a wrong heading costs more than a wrong subheading."""
+
+
+class TextCNN(Section):
+    """Convolutions over token embeddings."""
+
+    widths: tuple[int, ...] = (1, 2, 3)
+    """Tokens a filter sees; descriptions have a median of four words."""
+    filters: int = 256
+    """Filters a width."""
+    dropout: float = 0.4
+    """Share of features dropped in training."""
+
+
+class SVC(Section):
+    """Linear support vector machine on word and character n-grams."""
+
+    cost: float = 0.5
+    """Inverse of the regularisation strength."""
+
+
+class Encoder(Section):
+    """A pre-trained sentence encoder with a trained head."""
+
+    source: str | None = None
+    """Local folder or hub name of the encoder; None: the kind is not available."""
+
+
+class Models(Section):
+    """Which kinds are trained, and each kind's own settings."""
+
+    kinds: tuple[str, ...] = ("textcnn", "svc")
+    """Of textcnn, bilstm, transformer, dnn, svc, encoder, pool."""
+    textcnn: TextCNN = TextCNN()
+    svc: SVC = SVC()
+    encoder: Encoder = Encoder()
+
+
+class Answer(Section):
+    """When to answer, how far down, and when not to."""
+
+    precision: float = Field(0.90, gt=0, lt=1)
+    """Share of given answers that must be right at the level given, fitted on valid: a wrong code costs a broker a
+    correction, a shorter one only a look."""
+    candidates: int = 5
+    """Candidates listed in an answer unless the request says otherwise (1..20)."""
+
+
+class Evaluate(Section):
+    """What is measured and how it is grouped."""
+
+    rare_rows: int = 5
+    """A class with at most so many training rows counts as rare."""
+    reference_sets: Mapping[str, str] = {}
+    """Name → file outside the training sources that champion and candidate are both measured on."""
+
+
+class Registry(Section):
+    """MLflow."""
+
+    uri: str | None = None
+    """Tracking and registry address. None: SQLite in the home folder."""
+    model: str = "hscode"
+    """Name of the registered model."""
+
+
+class Settings(Section):
+    """All of it."""
+
+    data: Data = Data()
+    nomenclature: Nomenclature = Nomenclature()
+    split: Split = Split()
+    text: Text = Text()
+    train: Train = Train()
+    models: Models = Models()
+    answer: Answer = Answer()
+    evaluate: Evaluate = Evaluate()
+    registry: Registry = Registry()
+
+    def to_json(self) -> str:
+        """The resolved tree as canonical JSON (sorted keys): what travels as a pipeline parameter."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Settings":
+        """Read what `to_json` wrote."""
+        return cls.model_validate_json(text)
+
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON, first 16 hex digits."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
+
+
+def load_settings(
+    file: str | Path | None = None, environment: Mapping[str, str] | None = None, assignments: Iterable[str] = ()
+) -> Settings:
+    """Resolve the tree. `assignments` are ``a.b=value`` with a YAML value; raises UserError naming key and nearest."""
+    tree: dict[str, Any] = {}
+    if file is not None:
+        _merge(tree, _read_yaml(Path(file)))
+    for name, value in sorted((environment or {}).items()):
+        if name.startswith(ENVIRONMENT_PREFIX):
+            _assign(tree, name[len(ENVIRONMENT_PREFIX) :].lower().split("__"), value, name)
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not equals:
+            raise UserError(f"--set {assignment!r} has no '='", todo="write --set a.b=value")
+        _assign(tree, key.strip().split("."), value, f"--set {key}")
+    _refuse_unknown(tree, Settings, "")
+    try:
+        return Settings.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(first["msg"], "setting " + ".".join(map(str, first["loc"]))) from None
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read settings ({error.strerror})", str(file)) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"not valid YAML ({str(error).splitlines()[0]})", str(file)) from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise UserError("settings must be a mapping", str(file))
+    return tree
+
+
+def _merge(into: dict[str, Any], other: Mapping[str, Any]) -> None:
+    for key, value in other.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = value
+
+
+def _assign(tree: dict[str, Any], path: list[str], value: str, where: str) -> None:
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UserError(f"value {value!r} is not valid YAML", where) from None
+    for part in path[:-1]:
+        branch = tree.setdefault(part, {})
+        if not isinstance(branch, dict):
+            raise UserError(f"'{part}' is not a branch of the settings", where)
+        tree = branch
+    tree[path[-1]] = parsed
+
+
+def _refuse_unknown(tree: Mapping[str, Any], section: type[BaseModel], prefix: str) -> None:
+    for key, value in tree.items():
+        if key not in section.model_fields:
+            near = difflib.get_close_matches(str(key), section.model_fields, n=1, cutoff=0.0)[0]
+            raise UserError(f"unknown setting {prefix}{key}", todo=f"the nearest is {prefix}{near}")
+        annotation = section.model_fields[key].annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel) and isinstance(value, Mapping):
+            _refuse_unknown(value, annotation, f"{prefix}{key}.")
