@@ -197,6 +197,17 @@ class Registry(Section):
     """Name of the registered model."""
 
 
+class Deploy(Section):
+    """Where the winner is handed to."""
+
+    target: str | None = None
+    """`local:HOME` (the local host of that home folder) or `kserve:NAMESPACE`. None: the local host of `--home`."""
+    name: str = "hscode"
+    """Name of the InferenceService."""
+    timeout_seconds: float = 300
+    """Time until the new revision must be ready; then the old one goes on serving."""
+
+
 class Settings(Section):
     """All of it."""
 
@@ -209,6 +220,7 @@ class Settings(Section):
     answer: Answer = Answer()
     evaluate: Evaluate = Evaluate()
     registry: Registry = Registry()
+    deploy: Deploy = Deploy()
 
     def to_json(self) -> str:
         """The resolved tree as canonical JSON (sorted keys): what travels as a pipeline parameter."""
@@ -220,8 +232,9 @@ class Settings(Section):
         return cls.model_validate_json(text)
 
     def digest(self) -> str:
-        """SHA-256 of the canonical JSON, first 16 hex digits."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
+        """SHA-256 of what decides a model (all but registry and deploy), first 16 hex digits."""
+        tree = self.model_dump(mode="json", exclude={"registry", "deploy"})
+        return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def load_settings(
