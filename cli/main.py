@@ -1,4 +1,4 @@
-"""`hscode`: the verbs of the README. Each group is one file; this one only gathers them and turns errors into exit codes."""
+"""`hscode`: the verbs of the README, one file a group; this one gathers them and turns errors into exit codes."""
 
 import os
 import sys

@@ -1,10 +1,12 @@
-"""The frame around each step's body: its name in the progress, its error as one line, the run it belongs to."""
+"""The frame around each step's body: its name in the progress, its error as one line, its end when the run is gone."""
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from models.errors import UserError
 from models.progress import report
@@ -16,14 +18,25 @@ USER_ERROR = 2
 """Exit code of a step that failed by its input."""
 
 
+def _end_with(pid: str | None) -> None:
+    if pid is None:
+        return
+
+    def watch() -> None:
+        while Path(f"/proc/{pid}").exists() or not Path("/proc").exists():
+            time.sleep(0.2)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 @contextmanager
-def step(name: str, run: str = "") -> Iterator[None]:
+def step(name: str) -> Iterator[None]:
     """Run a step's body: progress from 0 to 1; a UserError ends the process with its one line and exit code 2.
 
-    `run` is the pipeline run's id; it reaches model cards through ``HSCODE_RUN_ID``.
+    Where ``HSCODE_RUN_PID`` names the process that runs the pipeline here, the step ends when that process is gone.
     """
-    if run:
-        os.environ["HSCODE_RUN_ID"] = run
+    _end_with(os.environ.get("HSCODE_RUN_PID"))
     report(name, 0, None, "started")
     began = time.monotonic()
     try:

@@ -9,7 +9,6 @@ from components.step import IMAGE
 def train(
     kind: str,
     settings: str,
-    run: str,
     parts: Input[Dataset],  # type: ignore[type-arg]
     embedding: Input[Artifact],  # type: ignore[type-arg]
     bundle: Output[Model],  # type: ignore[type-arg]
@@ -19,18 +18,18 @@ def train(
     Args:
         kind: textcnn, bilstm, transformer, dnn, svc or encoder.
         settings: The resolved settings tree as JSON.
-        run: Id of the pipeline run, for the bundle's card.
         parts: Folder of the split step.
         embedding: Folder of the embed step.
         bundle: The model bundle.
     """
     from pathlib import Path
 
-    from components.step import step
-    from config.settings import Settings
     from models.training import train_bundle
 
-    with step(f"train-{kind}", run):
+    from components.step import step
+    from config.settings import Settings
+
+    with step(f"train-{kind}"):
         card = train_bundle(
             kind, Path(parts.path), Path(embedding.path), Settings.from_json(settings), Path(bundle.path)
         )

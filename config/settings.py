@@ -52,8 +52,12 @@ class Data(Section):
     """Encoding of text files. Others are reported, never guessed: a wrong guess spoils labels silently."""
     source_weights: Mapping[str, float] = {}
     """Weight by value of a file's `source` column (overrides the weight of the file)."""
-    source_kinds: Mapping[str, str] = {}
-    """`label_kind` by value of a file's `source` column (overrides the kind of the file)."""
+    source_kinds: Mapping[str, Literal["given", "corrected", "nomenclature", "vague"]] = {
+        "hs_nomenclature_2022": "nomenclature",
+        "us_hts_2026": "nomenclature",
+    }
+    """`label_kind` by value of a file's `source` column (overrides the kind of the file). The defaults are the names
+    that public nomenclature texts go by: legal wording is no sample of what traders write, and is judged apart."""
     near_duplicate_similarity: float = Field(0.8, gt=0, le=1)
     """Jaccard similarity of token sets from which two descriptions count as near-duplicates (one group, one side
     of the split). 0.8: about 12 points of a naive split's accuracy were near-duplicates on real declarations."""
@@ -204,6 +208,9 @@ class Deploy(Section):
     """`local:HOME` (the local host of that home folder) or `kserve:NAMESPACE`. None: the local host of `--home`."""
     name: str = "hscode"
     """Name of the InferenceService."""
+    rollout: Literal["direct", "canary"] = "direct"
+    """What happens to a version that passed the gate: `direct` makes it champion (a person's run), `canary` makes it
+    challenger and lets the canary controller decide (every automatic run)."""
     timeout_seconds: float = 300
     """Time until the new revision must be ready; then the old one goes on serving."""
 

@@ -159,7 +159,9 @@ class Registry:
         champion = self.resolve(CHAMPION)
         replaced = champion.tags.get("replaced")
         if replaced is None:
-            raise UserError(f"version {champion.number} replaced no other", f"model {self.model}", "nothing was changed")
+            raise UserError(
+                f"version {champion.number} replaced no other", f"model {self.model}", "nothing was changed"
+            )
         self.set_alias(CHAMPION, replaced)
         return self.version(replaced)
 

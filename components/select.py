@@ -1,0 +1,49 @@
+"""Step 6: the cheapest among the models that are as good as the best."""
+
+from kfp.dsl import Artifact, Input, Model, Output, component
+
+from components.step import IMAGE
+
+
+@component(base_image=IMAGE, install_kfp_package=False)
+def select(
+    settings: str,
+    evaluation: Input[Artifact],  # type: ignore[type-arg]
+    chosen: Output[Model],  # type: ignore[type-arg]
+    textcnn: Input[Model] = None,  # type: ignore[type-arg,assignment]
+    bilstm: Input[Model] = None,  # type: ignore[type-arg,assignment]
+    transformer: Input[Model] = None,  # type: ignore[type-arg,assignment]
+    dnn: Input[Model] = None,  # type: ignore[type-arg,assignment]
+    svc: Input[Model] = None,  # type: ignore[type-arg,assignment]
+    encoder: Input[Model] = None,  # type: ignore[type-arg,assignment]
+    pool: Input[Model] = None,  # type: ignore[type-arg,assignment]
+) -> None:
+    """Choose one bundle and say why (models.selection); its figures go into its card.
+
+    Args:
+        settings: The resolved settings tree as JSON.
+        evaluation: Folder of the evaluate step.
+        chosen: The winner's bundle, with selection.json beside its card.
+        textcnn: Bundle, where this kind was trained; so the others.
+        bilstm: Bundle.
+        transformer: Bundle.
+        dnn: Bundle.
+        svc: Bundle.
+        encoder: Bundle.
+        pool: Bundle.
+    """
+    from pathlib import Path
+
+    from models.comparison import select_bundle
+
+    from components.step import step
+    from config.settings import Settings
+
+    given = {
+        "textcnn": textcnn, "bilstm": bilstm, "transformer": transformer, "dnn": dnn,
+        "svc": svc, "encoder": encoder, "pool": pool,
+    }  # fmt: skip
+    bundles = {kind: Path(bundle.path) for kind, bundle in given.items() if bundle is not None}
+    with step("select"):
+        selection = select_bundle(bundles, Path(evaluation.path), Settings.from_json(settings), Path(chosen.path))
+        chosen.metadata.update(kind=selection.kind, reason=selection.reason)

@@ -1,0 +1,220 @@
+"""The embedded run backend: the same pipeline by `kfp.local`, its steps as processes of this machine.
+
+A home folder holds all state. A run's id is its run key: the digest of settings, data and code. So the same input
+started again goes on from the finished steps (KFP's local cache) and registers one version, however often it was stopped.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from config.settings import Settings
+from models.errors import UserError
+
+Progress = Callable[[Mapping[str, Any]], None]
+"""Called with each progress line of each step: step, done, total, note, at."""
+
+NEEDED_BYTES = 200 * 2**20
+"""Free space a run starts with at least; a run on the sample writes about this much."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a finished run left."""
+
+    id: str
+    gate: str
+    """pass or fail"""
+    report: str
+    """Path of the report page."""
+    log: str
+    """Path of the full log."""
+    resumed: bool
+    """Some of its steps were finished before."""
+
+
+def with_home(settings: Settings, home: Path) -> Settings:
+    """Fill what the settings leave to the home folder: registry and deployment target."""
+    registry, deploy = settings.registry, settings.deploy
+    if registry.uri is None:
+        registry = registry.model_copy(update={"uri": f"sqlite:///{home.resolve()}/mlflow.db"})
+    if deploy.target is None:
+        deploy = deploy.model_copy(update={"target": f"local:{home.resolve()}"})
+    return settings.model_copy(update={"registry": registry, "deploy": deploy})
+
+
+@contextmanager
+def opened_home(home: Path) -> Iterator[Path]:
+    """Make the home folder and hold it: one run at a time. Raises UserError where that cannot be."""
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        lock = (home / "run.lock").open("a+")
+    except OSError as error:
+        raise UserError(f"cannot be written ({error.strerror})", str(home), "choose another --home") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError("another run is active in this home", str(home), "wait for it, or choose --home") from None
+        free = shutil.disk_usage(home).free
+        if free < NEEDED_BYTES:
+            raise UserError(
+                f"only {free // 2**20} MiB free where {NEEDED_BYTES // 2**20} MiB are needed",
+                str(home),
+                "free space, or choose another --home",
+            )
+        yield home
+
+
+def code_digest() -> str:
+    """Digest of the installed code that decides a result; part of the cache's key."""
+    root = Path(__file__).resolve().parents[1]
+    digest = hashlib.sha256()
+    for room in ("components", "config", "models", "pipelines", "serving"):
+        for file in sorted((root / room).rglob("*")):
+            if file.suffix in (".py", ".tsv", ".yaml", ".html", ".j2") and "__pycache__" not in file.parts:
+                digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def commit() -> str:
+    """Commit of the code that runs: ``HSCODE_COMMIT`` (images set it), else git's HEAD, else "unknown"."""
+    given = os.environ.get("HSCODE_COMMIT")
+    if given:
+        return given
+    root = Path(__file__).resolve().parents[1]
+    try:
+        done = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return done.stdout.strip() if done.returncode == 0 else "unknown"
+
+
+def run_local(
+    settings: Settings,
+    home: Path,
+    progress: Progress,
+    build: Callable[[Settings], Any] | None = None,
+    triggered_by: str = "person",
+) -> Run:
+    """Run the training pipeline in `home` (held by `opened_home`) and wait for its end.
+
+    `settings` have been through `with_home`. Raises UserError with the failing step's own line where the input is at
+    fault, RuntimeError with the log's address otherwise.
+    """
+    from models.data.ingest import fingerprint
+
+    data_version = fingerprint(settings)
+    code = code_digest()
+    key = hashlib.sha256(f"{settings.digest()} {data_version} {code}".encode()).hexdigest()[:16]
+    folder = home / "runs" / key
+    folder.mkdir(parents=True, exist_ok=True)
+    log, lines = folder / "log.txt", folder / "progress.jsonl"
+    resumed = (folder / "run.json").exists() or lines.exists()
+    lines.write_text("", encoding="utf-8")
+    os.environ.update(
+        HSCODE_PROGRESS=str(lines),
+        HSCODE_RUN_PID=str(os.getpid()),
+        HSCODE_RUN_ID=key,
+        HSCODE_COMMIT=commit(),
+    )
+    last: dict[str, Any] = {}
+    try:
+        with log.open("a", encoding="utf-8") as out, _followed(lines, progress, last):
+            outputs = _execute(settings, home, code, key, data_version, triggered_by, build, out)
+    except Exception as error:
+        raise _explained(error, last, home, log) from error
+    run = Run(key, outputs["gate"], str(outputs["report"].path), str(log), resumed)
+    (folder / "run.json").write_text(json.dumps(asdict(run), indent=1) + "\n", encoding="utf-8")
+    return run
+
+
+def _execute(
+    settings: Settings,
+    home: Path,
+    code: str,
+    key: str,
+    data_version: str,
+    triggered_by: str,
+    build: Callable[[Settings], Any] | None,
+    out: Any,
+) -> dict[str, Any]:
+    with redirect_stdout(out), redirect_stderr(out):
+        import logging
+
+        from kfp import local
+
+        from pipelines import training
+
+        local.init(
+            local.SubprocessRunner(use_venv=False),
+            pipeline_root=str(home / "kfp"),
+            enable_caching=True,
+            cache_root=str(home / "cache" / code),
+        )
+        root = logging.getLogger()
+        before, level = root.handlers[:], root.level
+        try:
+            done = (build or training.build)(settings)(
+                settings=settings.to_json(), data_version=data_version, run_key=key, triggered_by=triggered_by
+            )
+        finally:
+            root.handlers[:] = before
+            root.setLevel(level)
+        return dict(done.outputs)
+
+
+@contextmanager
+def _followed(lines: Path, progress: Progress, last: dict[str, Any]) -> Iterator[None]:
+    """Hand each new line of the progress file to `progress`, and keep the newest by step in `last`."""
+    over = threading.Event()
+
+    def drain(file: Any) -> None:
+        for text in iter(file.readline, ""):
+            if text.endswith("\n"):
+                line = json.loads(text)
+                last[line["step"]] = line
+                progress(line)
+
+    def follow() -> None:
+        with lines.open(encoding="utf-8") as file:
+            while not over.wait(0.2):
+                drain(file)
+            drain(file)
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _explained(error: Exception, last: Mapping[str, Mapping[str, Any]], home: Path, log: Path) -> Exception:
+    for line in reversed(last.values()):
+        if str(line["note"]).startswith("error: "):
+            return UserError(f"step {line['step']}: {str(line['note']).removeprefix('error: ')}")
+    if shutil.disk_usage(home).free < 2**20:
+        return UserError("no space left", str(home), "free space, then run the same command again: it goes on")
+    unfinished = [step for step, line in last.items() if not str(line["note"]).startswith("done")]
+    where = f"step {unfinished[-1]}" if unfinished else type(error).__name__
+    return RuntimeError(f"{where} failed: {_last_words(log)}; the whole log: {log}")
+
+
+def _last_words(log: Path) -> str:
+    try:
+        tail = log.read_text(encoding="utf-8", errors="replace")[-20_000:].splitlines()
+    except OSError:
+        return "no log could be written"
+    words = [line.strip() for line in tail if "Error" in line or "Killed" in line]
+    return words[-1] if words else "see its last lines"

@@ -1,0 +1,95 @@
+"""The training pipeline: rows in, a registered and deployed model out. Reads top to bottom.
+
+The set of model kinds is fixed when the pipeline is built, so that each is a task of its own with its own resources.
+"""
+
+from typing import Any, NamedTuple
+
+from kfp import dsl
+
+from components.deploy import deploy
+from components.embed import embed
+from components.evaluate import evaluate
+from components.gate import gate
+from components.ingest import ingest
+from components.register import register
+from components.select import select
+from components.split import split
+from components.step import IMAGE
+from components.train import train
+from config.settings import Settings
+
+NAME = "hscode-training"
+
+
+class Outputs(NamedTuple):
+    """What a run returns."""
+
+    report: dsl.HTML
+    gate: str
+
+
+class Resources(NamedTuple):
+    """What a step asks for and may use at most; Kubernetes quantities."""
+
+    cpu: str
+    cpu_limit: str
+    memory: str
+    memory_limit: str
+
+
+SMALL = Resources("100m", "1", "512Mi", "2Gi")
+LARGE = Resources("1", "2", "2Gi", "8Gi")
+
+
+def build(settings: Settings, image: str = IMAGE) -> Any:
+    """The pipeline for the kinds in `settings.models.kinds`, its steps running `image`."""
+    kinds = settings.models.kinds
+
+    def prepared(task: dsl.PipelineTask, name: str, resources: Resources, cached: bool = True) -> dsl.PipelineTask:
+        task.set_display_name(name).set_container_image(image).set_caching_options(cached)
+        task.set_cpu_request(resources.cpu).set_cpu_limit(resources.cpu_limit)
+        task.set_memory_request(resources.memory).set_memory_limit(resources.memory_limit)
+        return task
+
+    @dsl.pipeline(name=NAME, description="Ingest, embed, train, compare, gate, register and deploy an HS code model.")
+    def training(
+        settings: str,
+        data_version: str = "",
+        run_key: str = "",
+        triggered_by: str = "person",
+    ) -> Outputs:
+        rows = prepared(ingest(settings=settings, data_version=data_version), "Ingest", LARGE).output
+        parts = prepared(split(settings=settings, rows=rows), "Split", SMALL).output
+        embedding = prepared(embed(settings=settings, parts=parts), "Embed", LARGE).output
+        bundles = {
+            kind: prepared(
+                train(kind=kind, settings=settings, parts=parts, embedding=embedding), f"Train {kind}", LARGE
+            ).output
+            for kind in kinds
+        }
+        judged = prepared(evaluate(settings=settings, parts=parts, **bundles), "Evaluate", LARGE).output
+        chosen = prepared(select(settings=settings, evaluation=judged, **bundles), "Select", SMALL).output
+        gated = prepared(
+            gate(settings=settings, rows=rows, parts=parts, evaluation=judged, chosen=chosen), "Gate", LARGE, False
+        )
+        report = gated.outputs["report"]
+        with dsl.If(gated.outputs["Output"] == "pass", "gate passed"):
+            registered = prepared(
+                register(
+                    settings=settings,
+                    run=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
+                    run_key=run_key,
+                    triggered_by=triggered_by,
+                    rows=rows,
+                    chosen=chosen,
+                    report=report,
+                ),
+                "Register",
+                SMALL,
+                False,
+            )
+            prepared(deploy(settings=settings, version=registered.output), "Deploy", SMALL, False)
+        return Outputs(report, gated.outputs["Output"])
+
+    return training

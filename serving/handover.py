@@ -1,0 +1,72 @@
+"""The rim between a finished training run and what serves: registration with lineage, then deployment."""
+
+import json
+import os
+from pathlib import Path
+
+from config.settings import Settings
+from serving.registry import CHALLENGER, CHAMPION, Registry, Version
+
+
+def register_candidate(
+    settings: Settings, bundle: Path, report: Path, run: str, run_key: str, triggered_by: str
+) -> Version:
+    """Register `bundle` once for `run_key` (empty: `run`), tagged with the way back to run, data, settings and code.
+
+    ``HSCODE_RUN_ID``, where set, is the run's id instead of `run` (kfp.local draws a random one for each attempt).
+    """
+    run = os.environ.get("HSCODE_RUN_ID", run)
+    registry = Registry(settings.registry.uri or "", settings.registry.model)
+    card = json.loads((bundle / "card.json").read_text(encoding="utf-8"))
+    scores = headline(card)
+    champion = registry.find(CHAMPION)
+    tags = {
+        "kind": str(card["kind"]),
+        "data_hash": str(card.get("data_hash", "")),
+        "settings_hash": str(card.get("settings_hash", "")),
+        "commit": str(card.get("commit", "unknown")),
+        "edition": str(card.get("edition", "")),
+        "pipeline_run": run,
+        "triggered_by": triggered_by,
+        "scores": json.dumps(scores, sort_keys=True),
+        "reason": str(card.get("selection", {}).get("reason", ""))[:5000],
+    }
+    if champion is not None:
+        tags["parent_version"] = champion.number
+    version = registry.register(bundle, run_key or run, tags, scores)
+    registry.client.log_artifact(version.run_id, str(report))
+    return version
+
+
+def headline(card: dict[str, object]) -> dict[str, float]:
+    """The card's test figures as flat names: ``GROUP.hsLEVEL.top1`` and so on, shares 0..1."""
+    scores: dict[str, float] = {}
+    metrics = card.get("metrics")
+    groups = metrics.get("groups", {}) if isinstance(metrics, dict) else {}
+    for group, figures in groups.items():
+        for digits, level in figures["levels"].items():
+            for name in ("top1", "top3", "top5"):
+                scores[f"{group}.hs{digits}.{name}"] = round(level[name]["value"], 4)
+            scores[f"{group}.hs{digits}.macro_f1"] = round(level["macro_f1"], 4)
+        if figures["answers"]["precision"] is not None:
+            scores[f"{group}.answers.precision"] = round(figures["answers"]["precision"]["value"], 4)
+        scores[f"{group}.answers.given"] = round(figures["answers"]["given"]["value"], 4)
+    return scores
+
+
+def hand_over(settings: Settings, number: str) -> str:
+    """Deploy a registered version; returns the alias it got.
+
+    With rollout `direct`, and for a first version (there is nothing to compare it with), it becomes champion once it
+    is ready; with `canary` it becomes challenger with no traffic: the canary controller gives it a share and decides.
+    """
+    from serving.deploy import deploy_version
+
+    registry = Registry(settings.registry.uri or "", settings.registry.model)
+    champion = registry.find(CHAMPION)
+    if settings.deploy.rollout == "canary" and champion is not None and champion.number != number:
+        registry.set_alias(CHALLENGER, number)
+        return CHALLENGER
+    deploy_version(settings, registry.version(number))
+    registry.promote(number)
+    return CHAMPION
