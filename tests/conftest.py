@@ -1,6 +1,11 @@
 """Where tests find what lies beside the project; absent parts skip with the reason, and fail on CI."""
 
 import os
+import shutil
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -38,3 +43,52 @@ def shared_cluster() -> Path:
 def shared_encoders() -> Path:
     """Folder whose `get` makes a pre-trained encoder's folder."""
     return _beside("encoders")
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Path]:
+    """A throw-away PostgreSQL (initdb and postgres of PATH or Debian); gives the folder of its Unix socket."""
+    programs = [Path(found).resolve().parent] if (found := shutil.which("postgres")) else []
+    programs += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    if not programs:
+        missing("PostgreSQL is not installed (Debian: postgresql)")
+    folder = Path(tempfile.mkdtemp(prefix="hs-postgres-"))
+    # The server refuses to run as root.
+    account = {"user": "nobody", "group": "nogroup"} if os.getuid() == 0 else {}
+    if account:
+        shutil.chown(folder, **account)
+        folder.chmod(0o755)
+    data = folder / "data"
+    subprocess.run(
+        [programs[0] / "initdb", "-D", data, "-U", "hscode", "--auth=trust", "--no-sync", "-E", "UTF8", "--locale=C"],
+        check=True, capture_output=True, cwd=folder, **account,
+    )  # fmt: skip
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen(
+            [programs[0] / "postgres", "-D", data, "-k", folder, "-c", "listen_addresses=", "-c", "fsync=off"],
+            stdout=log, stderr=log, cwd=folder, **account,
+        )  # fmt: skip
+    try:
+        while subprocess.run([programs[0] / "pg_isready", "-q", "-h", folder, "-t", "1"], check=False).returncode:
+            assert server.poll() is None, (folder / "log").read_text()
+        yield folder
+    finally:
+        server.send_signal(2)  # SIGINT: the "fast" shutdown
+        server.wait(30)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def postgres(postgres_server: Path) -> Callable[[], str]:
+    """Makes a new empty database on the throw-away server; gives its SQLAlchemy address."""
+    import psycopg
+
+    def new_database() -> str:
+        name = f"t{uuid.uuid4().hex[:12]}"
+        with psycopg.connect(
+            host=str(postgres_server), user="hscode", dbname="postgres", autocommit=True
+        ) as connection:
+            connection.execute(f"CREATE DATABASE {name}")
+        return f"postgresql+psycopg://hscode@/{name}?host={postgres_server}"
+
+    return new_database

@@ -1,0 +1,153 @@
+"""Storing inference events: each half of a pair once, answers beside them, in batches."""
+
+import hashlib
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Row, func, insert, or_, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from serving.state.database import State
+from serving.state.tables import Answer, Event
+
+
+def text_hash(description: str) -> str:
+    """Name of a description that forgets it: SHA-256 of its NFKC, lower-case, single-spaced form, 32 hex digits."""
+    plain = " ".join(unicodedata.normalize("NFKC", description).lower().split())
+    return hashlib.sha256(plain.encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class Request:
+    """The request half of an event; fields as in `serving.state.tables.Event`."""
+
+    ce_id: str
+    service: str
+    at: datetime
+    namespace: str = ""
+    version: str = ""
+    instances: int | None = None
+    client_error: bool = False
+    cold: bool = False
+    texts: Sequence[str] | None = None
+    text_hashes: Sequence[str] | None = None
+    features: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Given:
+    """One answer of a response, in the order of the request's descriptions."""
+
+    status: str
+    code: str
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Response:
+    """The response half of an event."""
+
+    ce_id: str
+    service: str
+    at: datetime
+    namespace: str = ""
+    version: str = ""
+    cold: bool = False
+    answers: Sequence[Given] = field(default=())
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a batch came to. Halves stored + duplicates = halves given."""
+
+    requests: int
+    responses: int
+    duplicates: int
+    paired: int
+
+
+def store_events(state: State, requests: Iterable[Request], responses: Iterable[Response]) -> Stored:
+    """Write a batch in one transaction; on return it is on the disk. Halves that are there already are left alone."""
+    asked, told = list(requests), list(responses)
+    first_asked = {half.ce_id: half for half in reversed(asked)}
+    first_told = {half.ce_id: half for half in reversed(told)}
+    now = datetime.now(UTC)
+    with state.write() as session:
+        # Sorted, so that two monitors that store the same halves cannot wait for each other in a circle.
+        new_asked = _store_half(session, "request_at", [_request(first_asked[key], now) for key in sorted(first_asked)])
+        new_told = _store_half(session, "response_at", [_response(first_told[key], now) for key in sorted(first_told)])
+        _store_answers(session, new_told, first_told)
+        _name_texts(session, [row for row in new_asked if row.response_at is not None])
+    stored = len(new_asked) + len(new_told)
+    paired = {row.ce_id for row in new_told if row.request_at is not None}
+    paired |= {row.ce_id for row in new_asked if row.response_at is not None}
+    return Stored(len(new_asked), len(new_told), len(asked) + len(told) - stored, len(paired))
+
+
+def _request(half: Request, now: datetime) -> dict[str, Any]:
+    return {
+        "ce_id": half.ce_id, "namespace": half.namespace, "service": half.service, "version": half.version,
+        "at": half.at, "request_at": half.at, "stored_at": now, "instances": half.instances,
+        "client_error": half.client_error, "cold": half.cold,
+        "texts": None if half.texts is None else list(half.texts),
+        "text_hashes": None if half.text_hashes is None else list(half.text_hashes), "features": half.features,
+    }  # fmt: skip
+
+
+def _response(half: Response, now: datetime) -> dict[str, Any]:
+    return {
+        "ce_id": half.ce_id, "namespace": half.namespace, "service": half.service, "version": half.version,
+        "at": half.at, "response_at": half.at, "stored_at": now, "cold": half.cold,
+    }  # fmt: skip
+
+
+_OF_FIRST_HALF = ("ce_id", "namespace", "service", "at", "stored_at", "cold", "version")
+
+
+def _store_half(session: Session, half: str, rows: list[dict[str, Any]]) -> list[Row[Any]]:
+    """Insert, or fill the empty half of the row that is there. Returns the rows that were changed."""
+    if not rows:
+        return []
+    dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
+    table = Event.__table__.c
+    statement = dialect.insert(Event)
+    filled = {name: statement.excluded[name] for name in rows[0] if name not in _OF_FIRST_HALF}
+    statement = statement.on_conflict_do_update(
+        index_elements=[table.ce_id],
+        set_={
+            **filled,
+            "cold": or_(table.cold, statement.excluded.cold),
+            "version": func.coalesce(func.nullif(statement.excluded.version, ""), table.version),
+        },
+        where=table[half].is_(None),
+    )
+    columns = (table.id, table.ce_id, table.version, table.request_at, table.response_at, table.text_hashes)
+    return list(session.execute(statement.returning(*columns), rows))
+
+
+def _store_answers(session: Session, stored: list[Row[Any]], halves: dict[str, Response]) -> None:
+    rows = []
+    for row in stored:
+        half = halves[row.ce_id]
+        hashes = row.text_hashes or ()
+        for position, given in enumerate(half.answers):
+            rows.append({
+                "event_id": row.id, "position": position, "version": row.version, "at": half.at,
+                "status": given.status, "code": given.code, "confidence": given.confidence,
+                "text_hash": hashes[position] if position < len(hashes) else None,
+            })  # fmt: skip
+    if rows:
+        session.execute(insert(Answer), rows)
+
+
+def _name_texts(session: Session, late: list[Row[Any]]) -> None:
+    """A request that came after its response: its answers are there and learn their texts now."""
+    for row in late:
+        for position, value in enumerate(row.text_hashes or ()):
+            session.execute(
+                update(Answer).where(Answer.event_id == row.id, Answer.position == position).values(text_hash=value)
+            )
