@@ -5,8 +5,8 @@ words: `read_status` reads either. The facts behind the words (KServe 0.20, Knat
 
 - Any change of the template (storage address, annotation, environment, scale bounds) cuts a new revision; a change of
   ``canaryTrafficPercent`` alone does not.
-- Without ``canaryTrafficPercent`` all traffic goes to the latest ready revision. With it, that percentage goes there and
-  the rest to the revision that last had 100 %. The first deployment gets 100 % whatever is set.
+- Without ``canaryTrafficPercent`` all traffic goes to the latest ready revision. With it, that percentage goes there
+  and the rest to the revision that last had 100 %. The first deployment gets 100 % whatever is set.
 - A revision that never becomes ready gets no traffic.
 - Promoting a challenger is removing the field; rolling it back is setting 0, then putting the old model into the spec.
 """
@@ -20,8 +20,8 @@ from models.errors import UserError
 API_VERSION: Final = "serving.kserve.io/v1beta1"
 KIND: Final = "InferenceService"
 VERSION_ANNOTATION: Final = "hscode/version"
-"""Annotation of an InferenceService (and so of its revisions) with the registry's version of the model. The logger sends
-it with each event (``metadataAnnotations``)."""
+"""Annotation of an InferenceService (and so of its revisions) with the registry's version of the model. The logger
+sends it with each event (``metadataAnnotations``)."""
 STORAGE_ANNOTATION: Final = "internal.serving.kserve.io/storage-initializer-sourceuri"
 """Annotation of a revision with the address its model is loaded from; KServe writes it."""
 KEEP: Final = "keep"
@@ -73,7 +73,7 @@ class Status:
     namespace: str
     uid: str
     resource_version: str
-    """Changes with every write to the object; hand the Status back to `Deployer.change` to refuse lost updates."""
+    """Changes with every write to the object."""
     generation: int
     observed_generation: int
     storage_uri: str
@@ -83,7 +83,7 @@ class Status:
     canary_percent: int | None
     """In the spec; None where the field is not set."""
     ready: bool
-    """The object's own Ready condition. It stays True while an old revision serves and a new one fails: see `settled`."""
+    """The object's own Ready condition; it may be True while an old revision serves and a new one fails: see `settled`."""
     reasons: tuple[str, ...]
     """One line for each condition that is not True: ``Type: Reason: message``."""
     url: str
@@ -148,12 +148,13 @@ class Deployer(Protocol):
         *,
         storage_uri: str | None = None,
         version: str | None = None,
-        canary_percent: int | None | Literal["keep"] = "keep",
+        canary_percent: int | Literal["keep"] | None = "keep",
         expected: Status | None = None,
     ) -> Status:
         """Alter the spec's model and share, nothing else, without waiting; None for `canary_percent` removes the field.
 
-        With `expected`, raises Conflict where the object was written since. Raises NotDeployed where it is gone.
+        With `expected`, raises Conflict where the spec or the model's annotation is no longer what that Status says.
+        Raises NotDeployed where the object is gone.
         The same values again change nothing (no new revision).
         """
         ...
