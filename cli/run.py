@@ -131,10 +131,8 @@ class _display:
         if self.shown:
             from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-            self.bars = Progress(
-                TextColumn("{task.description:<20}"), BarColumn(), TimeElapsedColumn(), TextColumn("{task.fields[note]}"),
-                console=console,
-            )  # fmt: skip
+            columns = (TextColumn("{task.description:<20}"), BarColumn(), TimeElapsedColumn())
+            self.bars = Progress(*columns, TextColumn("{task.fields[note]}"), console=console)
             self.tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> Any:

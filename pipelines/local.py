@@ -1,7 +1,7 @@
 """The embedded run backend: the same pipeline by `kfp.local`, its steps as processes of this machine.
 
 A home folder holds all state. A run's id is its run key: the digest of settings, data and code. So the same input
-started again goes on from the finished steps (KFP's local cache) and registers one version, however often it was stopped.
+started again goes on from the finished steps (KFP's local cache) and registers one version, however often it stopped.
 """
 
 import fcntl
@@ -19,6 +19,7 @@ from typing import Any
 
 from config.settings import Settings
 from models.errors import UserError
+from serving.registry import home_uri
 
 Progress = Callable[[Mapping[str, Any]], None]
 """Called with each progress line of each step: step, done, total, note, at."""
@@ -46,7 +47,7 @@ def with_home(settings: Settings, home: Path) -> Settings:
     """Fill what the settings leave to the home folder: registry and deployment target."""
     registry, deploy = settings.registry, settings.deploy
     if registry.uri is None:
-        registry = registry.model_copy(update={"uri": f"sqlite:///{home.resolve()}/mlflow.db"})
+        registry = registry.model_copy(update={"uri": home_uri(home)})
     if deploy.target is None:
         deploy = deploy.model_copy(update={"target": f"local:{home.resolve()}"})
     return settings.model_copy(update={"registry": registry, "deploy": deploy})

@@ -60,13 +60,23 @@ def hand_over(settings: Settings, number: str) -> str:
     With rollout `direct`, and for a first version (there is nothing to compare it with), it becomes champion once it
     is ready; with `canary` it becomes challenger with no traffic: the canary controller gives it a share and decides.
     """
-    from serving.deploy import deploy_version
-
     registry = Registry(settings.registry.uri or "", settings.registry.model)
     champion = registry.find(CHAMPION)
     if settings.deploy.rollout == "canary" and champion is not None and champion.number != number:
         registry.set_alias(CHALLENGER, number)
         return CHALLENGER
-    deploy_version(settings, registry.version(number))
-    registry.promote(number)
+    make_champion(settings, number)
     return CHAMPION
+
+
+def make_champion(settings: Settings, reference: str) -> Version:
+    """Serve a version (number or alias) with all traffic and, once it is ready, make it champion.
+
+    Raises DeployFailed where it does not become ready: then what served before serves on, and no alias has moved.
+    """
+    from serving.deploy import deploy_version
+
+    registry = Registry(settings.registry.uri or "", settings.registry.model)
+    version = registry.resolve(reference)
+    deploy_version(settings, version)
+    return registry.promote(version.number)

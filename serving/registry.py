@@ -63,6 +63,11 @@ class Version:
         }
 
 
+def home_uri(home: Path) -> str:
+    """Address of the registry in a home folder: SQLite."""
+    return f"sqlite:///{home.resolve()}/mlflow.db"
+
+
 class Registry:
     """Versions of one registered model.
 
@@ -142,7 +147,7 @@ class Registry:
         self.client.set_model_version_tag(self.model, number, key, value)
 
     def promote(self, reference: str) -> Version:
-        """Make a version champion; what was champion is remembered as its `replaced` tag, for `rollback`."""
+        """Make a version champion; what was champion is remembered as its `replaced` tag, for a rollback."""
         version = self.resolve(reference)
         old = self._number_of(CHAMPION)
         if old == version.number:
@@ -154,15 +159,12 @@ class Registry:
             self.delete_alias(CHALLENGER)
         return self.version(version.number)
 
-    def rollback(self) -> Version:
-        """Make the version that the champion replaced champion again."""
+    def replaced_by_champion(self) -> Version:
+        """The version that was champion before; raises UserError where the champion replaced none."""
         champion = self.resolve(CHAMPION)
         replaced = champion.tags.get("replaced")
         if replaced is None:
-            raise UserError(
-                f"version {champion.number} replaced no other", f"model {self.model}", "nothing was changed"
-            )
-        self.set_alias(CHAMPION, replaced)
+            raise UserError(f"version {champion.number} replaced no other", f"model {self.model}", "nothing changed")
         return self.version(replaced)
 
     # -- reading ------------------------------------------------------------------------------------------------

@@ -1,0 +1,50 @@
+# Each target only calls `hscode` or a tool; `make help` lists them.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+HOME_DIR ?= .hscode
+# `make TORCH=cpu ...` takes PyTorch's CPU build (about 5 GB less than PyPI's default, the CUDA build).
+TORCH  ?=
+DATA ?=
+NOMENCLATURE ?=
+CONFIG ?=
+export PYTHONDONTWRITEBYTECODE :=
+
+.PHONY: help install run test fast lint compile clean
+
+help:
+	@echo 'make run      run the pipeline on the shipped sample: train, register, deploy, ask three questions'
+	@echo '              DATA=FILE NOMENCLATURE=FILE takes your own rows, CONFIG=FILE your settings'
+	@echo 'make test     lint, types and all tests (make fast: the quick ones)'
+	@echo 'make compile  the pipelines as files for Kubeflow, in dist/pipelines'
+	@echo 'make clean    remove what was built (not the state in $(HOME_DIR))'
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt \
+		$(if $(TORCH),--torch-backend $(TORCH)) --editable '.[serving,control,training,encoder,pipelines,dev]'
+	touch $@
+
+install: $(VENV)/installed
+
+run: install
+	$(BIN)/hscode run --ask --home $(HOME_DIR) $(if $(CONFIG),--config $(CONFIG)) $(foreach file,$(DATA),--data $(file)) \
+		$(if $(NOMENCLATURE),--nomenclature $(NOMENCLATURE))
+
+test: lint
+	$(BIN)/pytest
+
+fast: install
+	$(BIN)/pytest -m 'not slow and not cluster'
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+compile: install
+	$(BIN)/hscode compile
+
+clean:
+	rm -rf dist build *.egg-info .pytest_cache .mypy_cache .ruff_cache
