@@ -1,0 +1,177 @@
+"""KServe's `ModelServer` with our REST application, KServe's gRPC servicer, and an end that loses nothing.
+
+On SIGTERM the process keeps answering for up to `drain_seconds`, telling clients to close their connections and
+reporting itself not ready; then both listeners close and what was accepted is finished within `grace_seconds`.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import time
+from concurrent import futures
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from kserve.model_server import ModelServer
+from kserve.protocol.grpc.server import GRPCServer
+
+from models.errors import UserError
+from serving.predictor import metrics
+from serving.predictor.model import HSModel
+from serving.predictor.options import Options
+from serving.predictor.rest import Rest
+
+log = logging.getLogger(__name__)
+
+IDLE_TICKS = 5
+"""Tenths of a second without a connection after which draining is over."""
+
+
+class PredictorServer(ModelServer):  # type: ignore[misc]
+    """One model, one process, one event loop."""
+
+    def __init__(self, options: Options) -> None:
+        super().__init__(
+            http_port=options.http_port,
+            grpc_port=options.grpc_port,
+            workers=1,
+            enable_grpc=options.grpc_port >= 0,
+            enable_latency_logging=False,
+        )
+        self.options = options
+
+    def start(self, models: list[HSModel]) -> None:
+        """Serve `models` (one) until SIGTERM or SIGINT, then drain."""
+        self._register_and_check_atleast_one_model_is_ready(models)
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(self._serve_model(models[0]))
+        models[0].worker.stop()
+
+    async def _serve_model(self, model: HSModel) -> None:
+        options = self.options
+        rest = Rest(self.dataplane, model, options.access_log)
+        server = DrainingServer(
+            uvicorn.Config(
+                rest,
+                host=options.host,
+                port=options.http_port,
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_keep_alive=65,  # longer than the gateway's, which then is the one to close
+                timeout_graceful_shutdown=round(options.grace_seconds),
+                backlog=2048,
+            ),
+            rest,
+            options.drain_seconds,
+        )
+        serving = asyncio.create_task(server.serve())
+        while not server.started:
+            if serving.done():
+                serving.result()
+                raise UserError(
+                    f"cannot listen on {options.host}:{options.http_port}", todo="choose another --http-port"
+                )
+            await asyncio.sleep(0.001)
+        http_port = server.servers[0].sockets[0].getsockname()[1]
+        grpc_port = -1
+        if self.enable_grpc:
+            self._grpc_server = Grpc(
+                options.grpc_port, self.dataplane, self.model_repository_extension, {}, round(options.grace_seconds)
+            )
+            grpc_port = await self._grpc_server.listen(options.host, 2 * options.limits.body_bytes)
+        seconds = _seconds_since_start()
+        metrics.START.set(seconds)
+        log.info(
+            "model %s version %s (%s, %s) on http %d, grpc %d after %.2f s",
+            model.name, model.version, model.bundle.kind, model.bundle.edition, http_port, grpc_port, seconds,
+        )  # fmt: skip
+        if options.ready_file:
+            _write(options.ready_file, {"http": http_port, "grpc": grpc_port, "pid": os.getpid()})
+        await serving
+        if self._grpc_server is not None:
+            await self._grpc_server.stop()
+        log.info("drained")
+
+
+class DrainingServer(uvicorn.Server):
+    """uvicorn's server, which goes on for a while after the signal to stop."""
+
+    def __init__(self, config: uvicorn.Config, rest: Rest, drain_seconds: float) -> None:
+        super().__init__(config)
+        self.rest, self.drain_seconds = rest, drain_seconds
+        self._ends_at: float | None = None
+        self._idle = 0
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Start draining; a second signal ends it."""
+        if self._ends_at is None:
+            log.info("signal %d: draining for up to %.1f s", sig, self.drain_seconds)
+            self.rest.draining = True
+            self._ends_at = time.monotonic() + self.drain_seconds
+        else:
+            self.should_exit = True
+
+    async def on_tick(self, counter: int) -> bool:
+        """True when it is time to stop listening; called ten times a second."""
+        if self._ends_at is not None:
+            self._idle = 0 if self.server_state.connections else self._idle + 1
+            if self._idle >= IDLE_TICKS or time.monotonic() >= self._ends_at:
+                return True
+        return await super().on_tick(counter)
+
+
+class Grpc(GRPCServer):  # type: ignore[misc]
+    """KServe's gRPC server, on an address and a port of our choice, with its limits said."""
+
+    async def listen(self, host: str, message_bytes: int) -> int:
+        """Start; returns the port."""
+        from grpc import aio
+        from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc
+        from kserve.protocol.grpc.interceptors import ExceptionToStatusInterceptor
+        from kserve.protocol.grpc.servicer import InferenceServicer
+
+        logging.getLogger("kserve").setLevel(logging.CRITICAL)  # it logs each refused request with a traceback
+        self._server = aio.server(
+            futures.ThreadPoolExecutor(max_workers=1),
+            interceptors=(ExceptionToStatusInterceptor(),),
+            options=[("grpc.max_receive_message_length", message_bytes), ("grpc.so_reuseport", 0)],
+        )
+        grpc_predict_v2_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
+            InferenceServicer(self._data_plane, self._model_repository_extension), self._server
+        )
+        try:
+            port = int(self._server.add_insecure_port(f"{host}:{self._port}"))
+        except RuntimeError:
+            raise UserError(f"cannot listen on {host}:{self._port}", todo="choose another --grpc-port") from None
+        await self._server.start()
+        return port
+
+
+def _loop_factory() -> Any:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+def _seconds_since_start() -> float:
+    """Age of this process, from /proc (0 where there is none)."""
+    try:
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, AttributeError):
+        return 0.0
+
+
+def _write(path: Path, content: dict[str, int]) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(content))
+    part.replace(path)
