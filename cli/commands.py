@@ -4,7 +4,7 @@ import importlib
 
 import typer
 
-GROUPS = ("run", "predict", "evaluate", "models", "data")
+GROUPS = ("run", "models", "settings")
 """Modules of `cli` with a function ``register(app)``."""
 
 
