@@ -150,7 +150,7 @@ class Canary(Base):
     """One challenger's way to 100 % or back. One undecided canary a service.
 
     `state` goes starting → stepping → promoting → promoted, or → rolling_back → rolled_back, or → gone (the service was
-    deleted). `row_version` makes every change a compare-and-set: of two controllers only one writes a step.
+    deleted), or → superseded (someone put another model into the spec). `row_version` makes every change a compare-and-set: of two controllers only one writes a step.
     """
 
     __tablename__ = "canary"
@@ -173,9 +173,9 @@ class Canary(Base):
     """Name of the registered model, whose alias moves at promotion."""
     champion_version: Mapped[str] = mapped_column(String(63))
     challenger_version: Mapped[str] = mapped_column(String(63))
-    champion_manifest: Mapped[dict[str, Any]] = mapped_column(Json)
-    """The InferenceService as it was: what a rollback restores."""
-    challenger_manifest: Mapped[dict[str, Any]] = mapped_column(Json)
+    champion_uri: Mapped[str] = mapped_column(Text)
+    """Storage address in the spec before the canary: what a rollback restores."""
+    challenger_uri: Mapped[str] = mapped_column(Text)
     policy: Mapped[dict[str, Any]] = mapped_column(Json)
     """The settings section the canary was started with; later changes of settings do not touch it."""
     run_name: Mapped[str | None] = mapped_column(String(200))
@@ -188,6 +188,10 @@ class Canary(Base):
     """What a person asked for and the controller has not yet done: {"verb", "who", "why"}."""
     started_by: Mapped[str] = mapped_column(String(200), default="")
     started_at: Mapped[datetime] = mapped_column(Utc)
+    before: Mapped[dict[str, Any] | None] = mapped_column(Json)
+    """What was seen of the champion in the time before: where the statistics start from."""
+    first_seen_at: Mapped[datetime | None] = mapped_column(Utc)
+    """When the challenger was first seen with its share of traffic; blocks start here."""
     step_since: Mapped[datetime | None] = mapped_column(Utc)
     """Since when the wanted share has been seen in the deployment; None: not yet."""
     deadline_at: Mapped[datetime] = mapped_column(Utc)
@@ -207,7 +211,7 @@ class CanaryStep(Base):
     canary_id: Mapped[int] = mapped_column(ForeignKey("canary.id", ondelete="CASCADE"), type_=BigId)
     sequence: Mapped[int] = mapped_column(Integer)
     action: Mapped[str] = mapped_column(String(16))
-    """start, step, promote, rollback, gone."""
+    """start, step, promote, rollback, gone, superseded."""
     percent_before: Mapped[int] = mapped_column(Integer)
     percent_after: Mapped[int] = mapped_column(Integer)
     verdict: Mapped[str] = mapped_column(String(16), default="")
