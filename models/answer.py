@@ -6,6 +6,7 @@ the best HS6 probability reaches the threshold of level 6, else the best heading
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ NEVER = 2.0
 """A threshold that no probability reaches: at this level nothing is answered."""
 VAGUE_AT_LEAST = 0.3
 """The vague class needs at least this probability: on rows unlike the training's its tail is less well calibrated."""
+LEAST_ROWS = 20
+"""A level is opened on the evidence of at least so many answers."""
 STATUSES = ("answered", "shortened", "vague", "unsure")
 
 
@@ -180,17 +183,18 @@ def fit_thresholds(
     class_probabilities: Floats,
     codes: Sequence[str | None],
     precision: float = 0.90,
-    assurance: float = 0.7,
+    assurance: float = 0.8,
     vague_loss: float = 0.02,
 ) -> dict[str, float]:
     """Thresholds for `decide`, so that of the answers given at each level at least `precision` are right there.
 
     Rows are those on which the policy must hold (trader-style, not used in training); `codes` are their true codes of
     2, 4 or 6 digits, None or "" for a text that is too vague. Levels are fitted in the order in which the policy asks
-    them, each on the rows that longer levels leave. A level's threshold is the lowest at which the one-sided
-    Clopper-Pearson bound on its precision, at confidence `assurance`, is at least `precision`; without such a threshold
-    it is NEVER. The threshold "vague" is the lowest, from VAGUE_AT_LEAST on, that takes at most `vague_loss` of the
-    rows that have a code.
+    them, each on the rows that longer levels leave. A level's threshold is the lowest at which at least LEAST_ROWS rows
+    are answered, the precision seen is at least `precision`, and so is the one-sided bound, at confidence `assurance`,
+    of the precision that a logistic curve through all rows expects (the precision seen alone is a maximum over many
+    thresholds, and falls short on new rows); without such a threshold it is NEVER. The threshold "vague" is the lowest,
+    from VAGUE_AT_LEAST on, that takes at most `vague_loss` of the rows that have a code.
     """
     p = np.asarray(class_probabilities)
     coded = np.array([bool(c) for c in codes], dtype=bool)
@@ -226,18 +230,41 @@ def _vague_threshold(p_vague: npt.NDArray[np.float64], loss: float) -> float:
 def _lowest_threshold(
     sure: npt.NDArray[np.float64], right: npt.NDArray[np.bool_], precision: float, assurance: float
 ) -> float:
-    from scipy.stats import beta
-
-    if not len(sure):
+    if len(sure) < LEAST_ROWS:
         return NEVER
     order = np.argsort(-sure, kind="stable")
-    sure, hits = sure[order], np.cumsum(right[order])
+    sure, right = sure[order], right[order]
     rows = np.arange(1, len(sure) + 1)
-    low = np.where(hits > 0, beta.ppf(1 - assurance, np.maximum(hits, 1), rows - hits + 1), 0.0)
+    seen = np.cumsum(right) / rows
+    expected, error = _precision_curve(sure, right)
+    low = expected - NormalDist().inv_cdf(assurance) * error
     last_of_ties = np.append(sure[1:] < sure[:-1], True)
-    good = np.flatnonzero((low >= precision) & last_of_ties)
+    good = np.flatnonzero((np.minimum(low, seen) >= precision) & (rows >= LEAST_ROWS) & last_of_ties)
     if not len(good):
         return NEVER
     # Between two rows: probabilities move by 1e-4 in export, so a threshold on a row's own value would be a coin toss.
     below = sure[good[-1] + 1] if good[-1] + 1 < len(sure) else sure[good[-1]]
     return float((sure[good[-1]] + below) / 2)
+
+
+def _precision_curve(
+    sure: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Precision of the first 1..n rows (sorted, surest first) and its standard error, by a logistic fit of `right` on
+    the log-odds of `sure`. The fit is drawn to "calibrated as it is" (intercept 0, slope 1) by a tenth of a row."""
+    clipped = np.clip(sure, 0.005, 0.99)
+    x = np.column_stack([np.ones_like(clipped), np.log(clipped / (1 - clipped))])
+    centre, ridge = np.array([0.0, 1.0]), 0.1 * np.eye(2)
+    fit = centre.copy()
+    for _ in range(25):
+        p = 1 / (1 + np.exp(-np.clip(x @ fit, -30, 30)))
+        slope = p * (1 - p)
+        information = x.T @ (x * slope[:, None]) + ridge
+        step = np.linalg.solve(information, x.T @ (right - p) - ridge @ (fit - centre))
+        fit = fit + np.clip(step, -2, 2)
+        if np.abs(step).max() < 1e-9:
+            break
+    rows = np.arange(1, len(sure) + 1)
+    gradient = np.cumsum(x * slope[:, None], axis=0) / rows[:, None]
+    error = np.sqrt(np.einsum("ij,jk,ik->i", gradient, np.linalg.inv(information), gradient))
+    return np.cumsum(p) / rows, error
