@@ -1,0 +1,80 @@
+"""`hscode data`: rows before they become a model."""
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli.options import ConfigOption, JsonOption, SetOption, resolved
+
+if TYPE_CHECKING:
+    from models.data.ingest import IngestReport
+
+group = typer.Typer(help="Rows before they become a model: check.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs of this file to `app`."""
+    app.add_typer(group, name="data")
+
+
+@group.command()
+def check(
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="csv, parquet or jsonl; path or address.")],
+    nomenclature: Annotated[
+        str | None, typer.Option(metavar="FILE", help="csv of code, text to check against.")
+    ] = None,
+    kind: Annotated[str, typer.Option(help="given, corrected, nomenclature or vague (no codes).")] = "given",
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Keep rows, quarantine and report there.")] = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what ingest would keep, merge and quarantine, and why."""
+    from models.data.ingest import ingest
+
+    sources = json.dumps([{"path": file, "kind": kind} for file in files])
+    # Only the files' own rows are counted, so legal texts are not added.
+    assignments = [f"data.sources={sources}", "nomenclature.train_weight=0", *(set_ or [])]
+    if nomenclature is not None:
+        assignments.append(f"nomenclature.path={json.dumps(nomenclature)}")
+    settings = resolved(config, assignments)
+    with tempfile.TemporaryDirectory(prefix="hscode-check-") as scratch:
+        folder = Path(scratch) / "rows" if out is None else out
+        report = ingest(settings, folder, "check")
+        with (folder / "quarantine.jsonl").open(encoding="utf-8") as file:
+            refused = [json.loads(line) for line, _ in zip(file, range(20), strict=False)]
+    if as_json:
+        typer.echo(json.dumps({**report.to_json(), "quarantine": refused}, indent=1, ensure_ascii=False))
+    else:
+        _print(report, refused, out)
+
+
+def _print(report: "IngestReport", refused: list[dict[str, Any]], out: Path | None) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    table = Table("source", *(("read", "kept", "merged", "quarantined")))
+    for name, counts in report.sources.items():
+        table.add_row(name, *(f"{n:,}" for n in (counts.read, counts.kept, counts.merged, counts.quarantined)))
+    if len(report.sources) > 1:
+        totals = (report.read, report.kept, report.merged, report.quarantined)
+        table.add_row("all", *(f"{n:,}" for n in totals))
+    console.print(table)
+    labels = sum(label != "VAGUE" for label in report.classes)
+    typer.echo(f"{labels:,} labels, edition {report.edition}; {report.groups:,} groups of near-duplicates")
+    if report.conflicts:
+        typer.echo(f"{report.conflicts:,} texts came with contradicting labels")
+    for what, count in report.repairs.items():
+        typer.echo(f"repaired: {count:,} × {what}")
+    for reason, count in report.reasons.items():
+        example = next((each for each in refused if each["reason"] == reason), None)
+        width = max(20, shutil.get_terminal_size().columns - 60)
+        shown = f", such as row {example['row']}: {example['original'][:width]!r}" if example else ""
+        typer.echo(f"quarantined: {count:,} × {reason}{shown}")
+    if out is not None:
+        typer.echo(f"rows, quarantine, conflicts and report are in {out}")
