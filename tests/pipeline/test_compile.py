@@ -1,0 +1,64 @@
+"""The pipeline as files: deterministic, complete, and honest about images, resources and caching."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from config.settings import Settings, load_settings
+from pipelines.compile import compile_all
+from pipelines.training import build
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("compiled")
+    compile_all(Settings(), out, "registry.example/hscode/training:1")
+    return out
+
+
+def test_the_same_input_gives_the_same_bytes(compiled: Path, tmp_path: Path) -> None:
+    for path in compile_all(Settings(), tmp_path, "registry.example/hscode/training:1"):
+        assert path.read_bytes() == (compiled / path.name).read_bytes()
+
+
+def test_every_step_runs_the_given_image_with_limits(compiled: Path) -> None:
+    spec = next(yaml.safe_load_all((compiled / "hscode-training.yaml").read_text()))
+    executors = spec["deploymentSpec"]["executors"]
+    assert len(executors) == 10
+    for executor in executors.values():
+        container = executor["container"]
+        assert container["image"] == "registry.example/hscode/training:1"
+        assert container["resources"]["resourceMemoryLimit"]
+        assert container["resources"]["resourceCpuLimit"]
+
+
+def test_nothing_is_installed_when_a_step_starts(compiled: Path) -> None:
+    assert "pip install" not in (compiled / "hscode-training.yaml").read_text()
+
+
+def test_steps_that_read_a_changing_world_are_not_cached(compiled: Path) -> None:
+    spec = next(yaml.safe_load_all((compiled / "hscode-training.yaml").read_text()))
+    tasks = {**spec["root"]["dag"]["tasks"], **spec["components"]["comp-condition-1"]["dag"]["tasks"]}
+    cached = {name for name, task in tasks.items() if task.get("cachingOptions", {}).get("enableCache")}
+    assert cached == {"ingest", "split", "embed", "train", "train-2", "evaluate", "select"}
+
+
+def test_each_kind_is_a_task_of_its_own() -> None:
+    spec = build(load_settings(None, {}, ["models.kinds=[textcnn,bilstm,dnn,svc]"])).pipeline_spec
+    trained = [t for t in spec.root.dag.tasks.values() if t.component_ref.name.startswith("comp-train")]
+    assert sorted(t.inputs.parameters["kind"].runtime_value.constant.string_value for t in trained) == [
+        "bilstm",
+        "dnn",
+        "svc",
+        "textcnn",
+    ]
+
+
+def test_the_kubernetes_manifests_carry_the_same_spec(compiled: Path) -> None:
+    spec = next(yaml.safe_load_all((compiled / "hscode-training.yaml").read_text()))
+    pipeline, version = yaml.safe_load_all((compiled / "hscode-training.kubernetes.yaml").read_text())
+    assert version["spec"]["pipelineSpec"] == spec
+    assert version["spec"]["pipelineName"] == pipeline["metadata"]["name"]
