@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from models.errors import UserError
 
@@ -218,6 +218,108 @@ class Deploy(Section):
     """Time until the new revision must be ready; then the old one goes on serving."""
 
 
+class CanaryErrors(Section):
+    """How many more errors (5xx, no answer) a challenger may make: ratio times the champion's share, plus a share."""
+
+    margin_ratio: float = Field(1.25, ge=1)
+    """Factor from which a challenger is unacceptable; together with `margin`."""
+    margin: float = Field(0.002, ge=0, lt=1)
+    """Share of requests on top of it (0.002 = 1 in 500): without it a champion that never errs could not be matched
+    in any number of requests."""
+    tolerance_ratio: float = Field(1.0, ge=1)
+    """Factor up to which a challenger is as good; beyond it, evidence of harm adds up."""
+    tolerance: float = Field(0.0, ge=0, lt=1)
+    """Share of requests on top of it."""
+
+
+class CanaryLatency(Section):
+    """How much slower a challenger may be. Requests that waited for a start from zero are counted apart."""
+
+    quantile: float = Field(0.95, gt=0, lt=1)
+    """Quantile that is compared."""
+    budget_seconds: float | None = Field(1.0, gt=0)
+    """What the quantile may be at most, whatever the champion's is. None: no budget."""
+    margin_ratio: float = Field(1.25, gt=1)
+    """Factor on the champion's quantile from which a challenger is unacceptable (counted in steps of 4.4 %)."""
+    tolerance_ratio: float = Field(1.1, ge=1)
+    """Factor up to which it is as good: a new process has colder caches."""
+    idle_seconds: float = Field(60.0, gt=0)
+    """A version that had no request for so long may have been scaled to zero (Knative's stable window is 60 s): its
+    requests until the first answer count as cold starts."""
+
+
+class CanaryQuality(Section):
+    """How much worse a challenger may answer: by corrections, and by what can be seen without them."""
+
+    accuracy_margin: float = Field(0.02, gt=0, lt=1)
+    """Drop of the share of right codes among corrected or confirmed answers that is unacceptable (0.02 = 2 points)."""
+    accuracy_tolerance: float = Field(0.0, ge=0, lt=1)
+    """Drop up to which it is as good."""
+    require_corrections: bool = False
+    """Promote only when corrections show that accuracy did not drop by the margin. False: corrections can stop a
+    challenger, but few services get enough of them in time to require it."""
+    proxies: bool = True
+    """Judge status shares and confidence too: they move when a model breaks, hours before the first correction."""
+    status_margin: float = Field(0.05, gt=0, lt=1)
+    """Rise of the mean loss of answers (0 answered, 0.5 shortened, 1 vague or unsure) that is unacceptable."""
+    status_tolerance: float = Field(0.02, ge=0, lt=1)
+    """Rise up to which it is as good: a retrained model moves a little."""
+    confidence_margin: float = Field(0.05, gt=0, lt=1)
+    """Fall of the mean confidence that is unacceptable. A rise is shown, not judged: it is what retraining is for."""
+    confidence_tolerance: float = Field(0.02, ge=0, lt=1)
+    """Fall up to which it is as good."""
+
+
+class Canary(Section):
+    """How a challenger gets its share of traffic and who decides. The statistics: docs/decisions (canary)."""
+
+    steps: tuple[int, ...] = (5, 10, 25, 50, 100)
+    """Shares of traffic, percent, rising. The last one below 100 is where a challenger is compared for promotion: there
+    both versions see load enough."""
+    false_rollback: float = Field(0.05, gt=0, lt=1)
+    """Chance that a challenger as good as the champion is rolled back, over the whole canary, however often it is
+    looked at, over all measures together."""
+    false_promotion: float = Field(0.05, gt=0, lt=1)
+    """Chance that a challenger worse by a margin in any measure is promoted."""
+    step_seconds: float = Field(300, ge=0)
+    """Shortest time at a step."""
+    step_requests: int = Field(100, ge=1)
+    """Fewest requests that the challenger answers at a step."""
+    deadline_seconds: float = Field(86_400, gt=0)
+    """Time for the whole canary; undecided at its end (too little traffic) means rollback."""
+    ready_seconds: float = Field(600, gt=0)
+    """Time in which the challenger must be ready and have its first share."""
+    block_seconds: float = Field(60, gt=0)
+    """Length of a block of evidence. Versions are compared within blocks, so load may change from one to the next."""
+    settle_seconds: float = Field(30, ge=0)
+    """A block is closed so long after its end; a request without a response by then is an error."""
+    history_seconds: float = Field(3600, ge=0)
+    """How far back before the canary the champion's record is read, as a first guess."""
+    look_seconds: float = Field(5, gt=0)
+    """How often the controller looks."""
+    lease_seconds: float = Field(15, gt=0)
+    """How long a controller that has died keeps others from acting."""
+    automatic: bool = True
+    """Start a canary for each version that becomes challenger in the registry; False: only `hscode canary start`."""
+    errors: CanaryErrors = CanaryErrors()
+    latency: CanaryLatency = CanaryLatency()
+    quality: CanaryQuality = CanaryQuality()
+
+    @field_validator("steps")
+    @classmethod
+    def _rising(cls, steps: tuple[int, ...]) -> tuple[int, ...]:
+        if not steps or list(steps) != sorted(set(steps)) or steps[0] < 1 or steps[0] >= 100 or steps[-1] > 100:
+            raise ValueError("must be rising percentages from 1 to 100 with one below 100, such as [5, 25, 50, 100]")
+        return steps
+
+
+class State(Section):
+    """Where events, corrections and decisions are kept."""
+
+    url: str | None = None
+    """SQLAlchemy address, postgresql+psycopg://… or sqlite:///FILE. None: SQLite in the home folder."""
+
+
 class Settings(Section):
     """All of it."""
 
@@ -231,6 +333,8 @@ class Settings(Section):
     evaluate: Evaluate = Evaluate()
     registry: Registry = Registry()
     deploy: Deploy = Deploy()
+    canary: Canary = Canary()
+    state: State = State()
 
     def to_json(self) -> str:
         """The resolved tree as canonical JSON (sorted keys): what travels as a pipeline parameter."""
@@ -242,8 +346,8 @@ class Settings(Section):
         return cls.model_validate_json(text)
 
     def digest(self) -> str:
-        """SHA-256 of what decides a model (all but registry and deploy), first 16 hex digits."""
-        tree = self.model_dump(mode="json", exclude={"registry", "deploy"})
+        """SHA-256 of what decides a model (not registry, deploy, canary, state), first 16 hex digits."""
+        tree = self.model_dump(mode="json", exclude={"registry", "deploy", "canary", "state"})
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
 
 

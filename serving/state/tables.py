@@ -150,7 +150,8 @@ class Canary(Base):
     """One challenger's way to 100 % or back. One undecided canary a service.
 
     `state` goes starting → stepping → promoting → promoted, or → rolling_back → rolled_back, or → gone (the service was
-    deleted), or → superseded (someone put another model into the spec). `row_version` makes every change a compare-and-set: of two controllers only one writes a step.
+    deleted), or → superseded (someone put another model into the spec). `row_version` makes every change a
+    compare-and-set: of two controllers only one writes a step.
     """
 
     __tablename__ = "canary"
