@@ -11,7 +11,8 @@ words: `read_status` reads either. The facts behind the words (KServe 0.20, Knat
 - Promoting a challenger is removing the field; rolling it back is setting 0, then putting the old model into the spec.
 """
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
 
@@ -83,7 +84,7 @@ class Status:
     canary_percent: int | None
     """In the spec; None where the field is not set."""
     ready: bool
-    """The object's own Ready condition; it may be True while an old revision serves and a new one fails: see `settled`."""
+    """The object's own Ready condition. An old revision may serve while a new one fails: see `settled`."""
     reasons: tuple[str, ...]
     """One line for each condition that is not True: ``Type: Reason: message``."""
     url: str
@@ -173,6 +174,45 @@ class Deployer(Protocol):
         `reason` is one CamelCase word. Never raises for an object that is gone.
         """
         ...
+
+
+def await_settled(read: Callable[[], Status], timeout_s: float, look_s: float, patience_s: float) -> Status:
+    """Read until settled; raises DeployFailed at `timeout_s`, or once the newest revision has failed for `patience_s`."""
+    deadline = time.monotonic() + timeout_s
+    failed_since: float | None = None
+    while True:
+        status, now = read(), time.monotonic()
+        if status.settled:
+            return status
+        newest = status.revision(status.latest_created)
+        if newest is None or newest.ready is not False or status.observed_generation < status.generation:
+            failed_since = None
+        elif failed_since is None:
+            failed_since = now
+        given_up = failed_since is not None and now - failed_since >= patience_s
+        if given_up or now > deadline:
+            why = _why(status)
+            raise DeployFailed(
+                why if given_up else f"not ready after {timeout_s:g} s: {why}", f"InferenceService {status.name}"
+            )
+        time.sleep(look_s)
+
+
+def _why(status: Status) -> str:
+    newest = status.revision(status.latest_created)
+    if newest is not None and newest.reason:
+        return f"revision {newest.name}: {newest.reason}"
+    messages = dict.fromkeys(reason.split(": ", 1)[-1] for reason in status.reasons)
+    return "; ".join(messages) or "it is still starting"
+
+
+def spec_matches(now: Status, expected: Status) -> bool:
+    """Whether nobody has altered the spec, or which model it names, since `expected` was read."""
+
+    def asked(status: Status) -> tuple[str, int, str, str, int | None]:
+        return (status.uid, status.generation, status.storage_uri, status.version, status.canary_percent)
+
+    return asked(now) == asked(expected)
 
 
 def read_status(service: Mapping[str, Any], revisions: Mapping[str, Revision]) -> Status:

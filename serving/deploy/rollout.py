@@ -23,7 +23,7 @@ class Rollout:
 def advance(rollout: Rollout, canary_percent: int | None) -> Rollout:
     """The state after KServe has seen `canary_percent` and the revisions named in `rollout`; a fixed point.
 
-    >>> first = advance(Rollout("r1", "r1"), 10)
+    >>> first = advance(Rollout("r1", "r1"), None)
     >>> first.traffic, first.latest_rolledout
     ((Traffic(revision='r1', percent=100, latest=True),), 'r1')
     >>> [(t.revision, t.percent) for t in advance(replace(first, latest_created="r2", latest_ready="r2"), 10).traffic]

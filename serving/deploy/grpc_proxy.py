@@ -1,0 +1,91 @@
+"""gRPC in front of the local host's revisions: each unary call is split, waits for a wake and is retried as REST is.
+
+Bytes pass through undecoded. KServe in Knative mode has one port a service, REST or gRPC; the local host has both.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from models.errors import UserError
+from serving.deploy.process import NotStarted
+
+if TYPE_CHECKING:
+    from serving.deploy.host import LocalHost
+
+LARGEST_MESSAGE_BYTES = 64 * 2**20
+OPTIONS = [
+    ("grpc.max_receive_message_length", LARGEST_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", LARGEST_MESSAGE_BYTES),
+    ("grpc.so_reuseport", 0),
+]
+
+
+async def serve_grpc(host: "LocalHost", stack: contextlib.AsyncExitStack) -> int:
+    """Listen on the host's gRPC port until `stack` closes; returns the port. Raises UserError where it is in use."""
+    proxy = _Proxy(host)
+    server = grpc.aio.server(options=OPTIONS)
+    server.add_generic_rpc_handlers((proxy,))
+    try:
+        port = server.add_insecure_port(f"{host.address}:{host.grpc_port}")
+    except RuntimeError:
+        port = 0
+    if port == 0:
+        raise UserError(f"port {host.grpc_port} on {host.address} is in use", todo="choose another with --grpc-port")
+    await server.start()
+    stack.push_async_callback(proxy.close)
+    stack.push_async_callback(server.stop, 5)
+    return int(port)
+
+
+class _Proxy(grpc.GenericRpcHandler):  # type: ignore[misc]
+    def __init__(self, host: "LocalHost") -> None:
+        self.host = host
+        self.channels: dict[str, grpc.aio.Channel] = {}
+
+    def service(self, details: Any) -> Any:
+        return grpc.unary_unary_rpc_method_handler(self._forwarder(details.method))
+
+    async def close(self) -> None:
+        for channel in self.channels.values():
+            await channel.close()
+
+    def _forwarder(self, method: str) -> Callable[[bytes, Any], Any]:
+        async def forward(message: bytes, context: Any) -> bytes:
+            try:
+                service = self.host.find("")
+            except LookupError as error:
+                await context.abort(grpc.StatusCode.NOT_FOUND, str(error))
+            headers = [(k, v) for k, v in context.invocation_metadata() if k != "user-agent"]
+            started, why = time.monotonic(), "no revision is ready"
+            for state in self.host.attempts(service):
+                timeout = min(state.manifest.predictor.timeout_seconds, context.time_remaining() or 1e9)
+                try:
+                    async with state.process.take(started + timeout) as endpoint:
+                        call = self._channel(endpoint.grpc or "").unary_unary(method)(
+                            message, metadata=headers, timeout=max(0.001, started + timeout - time.monotonic())
+                        )
+                        answer: bytes = await call
+                        await context.send_initial_metadata(await call.initial_metadata())
+                        context.set_trailing_metadata(await call.trailing_metadata())
+                        return answer
+                except NotStarted as error:
+                    await context.abort(grpc.StatusCode.UNAVAILABLE, f"revision {state.process.name}: {error}")
+                except OSError:
+                    why = f"revision {state.process.name} went away under the request"
+                except grpc.aio.AioRpcError as error:
+                    if error.code() != grpc.StatusCode.UNAVAILABLE or state.process.ready:
+                        await context.abort(error.code(), error.details(), error.trailing_metadata())
+                    why = f"revision {state.process.name} went away under the request"
+            await context.abort(grpc.StatusCode.UNAVAILABLE, why)
+            return b""
+
+        return forward
+
+    def _channel(self, address: str) -> Any:
+        if address not in self.channels:
+            self.channels[address] = grpc.aio.insecure_channel(address, options=OPTIONS)
+        return self.channels[address]

@@ -1,0 +1,83 @@
+"""A predictor of the standard library alone, for tests of what stands before it: same flags, same paths, no model.
+
+Its bundle is a folder with `card.json`: ``{"version", "fault": "none"|"crash"|"error"|"slow"|"worse"}``. Answers say
+the version and process. A description ``sleep N`` takes N seconds, ``die`` ends the process without an answer.
+"""
+
+import argparse
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+
+def serve(arguments: list[str] | None = None) -> None:
+    """Answer until SIGTERM."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model-dir", type=Path, default=Path("/mnt/models"))
+    parser.add_argument("--model-name", default="hscode")
+    parser.add_argument("--host", default="0.0.0.0")
+    parser.add_argument("--http-port", type=int, default=8080)
+    parser.add_argument("--grpc-port", type=int, default=-1)
+    parser.add_argument("--ready-file", type=Path)
+    parser.add_argument("--drain-seconds", type=float, default=0)
+    options = parser.parse_args(arguments)
+    card = json.loads((options.model_dir / "card.json").read_text())
+    fault = card.get("fault", "none")
+    if fault == "crash":
+        sys.exit("error: this bundle cannot be loaded")
+
+    class Handler(BaseHTTPRequestHandler):
+        disable_nagle_algorithm = True  # head and body are two writes: 40 ms with it
+        protocol_version = "HTTP/1.1"
+
+        def answer(self, status: int, body: dict[str, Any]) -> None:
+            data = json.dumps(body).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.send_header("hs-model-version", str(card["version"]))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def do_GET(self) -> None:
+            self.answer(200, {"ready": True, "path": self.path})
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            instances = json.loads(body)["instances"]
+            for text in instances:
+                if text.startswith("sleep "):
+                    time.sleep(float(text.split()[1]))
+                elif text == "die":
+                    os._exit(9)
+            if fault == "slow":
+                time.sleep(0.3)
+            if fault == "error":
+                self.answer(500, {"error": "broken on purpose"})
+                return
+            status = "unsure" if fault == "worse" else "answered"
+            answers = [{"code": "610910", "confidence": 0.9, "status": status, "text": text} for text in instances]
+            model = {"name": options.model_name, "version": str(card["version"]), "edition": "HS2022"}
+            self.answer(200, {"predictions": answers, "model": model, "process": os.getpid()})
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer((options.host, options.http_port), Handler)
+    server.daemon_threads = True
+    signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
+    if options.ready_file:
+        part = options.ready_file.with_suffix(".part")
+        part.write_text(json.dumps({"http": server.server_port, "grpc": None, "pid": os.getpid()}))
+        part.replace(options.ready_file)
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    serve()
