@@ -15,9 +15,9 @@ from models.errors import UserError
 
 def pipelines(settings: Settings, image: str) -> dict[str, Any]:
     """All pipelines of the product by name."""
-    from pipelines import training
+    from pipelines import batch, training
 
-    return {training.NAME: training.build(settings, image)}
+    return {training.NAME: training.build(settings, image), batch.NAME: batch.build(image=image)}
 
 
 def compile_all(settings: Settings, out: Path, image: str | None = None) -> list[Path]:

@@ -107,71 +107,66 @@ def run_local(
     build: Callable[[Settings], Any] | None = None,
     triggered_by: str = "person",
 ) -> Run:
-    """Run the training pipeline in `home` (held by `opened_home`) and wait for its end.
+    """Run the training pipeline (or what `build` makes of the settings) in `home` and wait for its end.
 
-    `settings` have been through `with_home`. Raises UserError with the failing step's own line where the input is at
-    fault, RuntimeError with the log's address otherwise.
+    `home` is held by `opened_home`; `settings` have been through `with_home`. Raises UserError with the failing step's own
+    line where the input is at fault, RuntimeError with the log's address otherwise.
     """
     from models.data.ingest import fingerprint
+    from pipelines import training
 
     data_version = fingerprint(settings)
-    code = code_digest()
-    key = hashlib.sha256(f"{settings.digest()} {data_version} {code}".encode()).hexdigest()[:16]
+    key = hashlib.sha256(f"{settings.digest()} {data_version} {code_digest()}".encode()).hexdigest()[:16]
     folder = home / "runs" / key
-    folder.mkdir(parents=True, exist_ok=True)
-    log, lines = folder / "log.txt", folder / "progress.jsonl"
-    resumed = (folder / "run.json").exists() or lines.exists()
-    lines.write_text("", encoding="utf-8")
-    os.environ.update(
-        HSCODE_PROGRESS=str(lines),
-        HSCODE_RUN_PID=str(os.getpid()),
-        HSCODE_RUN_ID=key,
-        HSCODE_COMMIT=commit(),
-    )
-    last: dict[str, Any] = {}
-    try:
-        with log.open("a", encoding="utf-8") as out, _followed(lines, progress, last):
-            outputs = _execute(settings, home, code, key, data_version, triggered_by, build, out)
-    except Exception as error:
-        raise _explained(error, last, home, log) from error
-    run = Run(key, outputs["gate"], str(outputs["report"].path), str(log), resumed)
+    resumed = folder.exists()
+    arguments = {
+        "settings": settings.to_json(),
+        "data_version": data_version,
+        "run_key": key,
+        "triggered_by": triggered_by,
+    }
+    outputs = execute((build or training.build)(settings), arguments, home, key, progress)
+    run = Run(key, outputs["gate"], str(outputs["report"].path), str(folder / "log.txt"), resumed)
     (folder / "run.json").write_text(json.dumps(asdict(run), indent=1) + "\n", encoding="utf-8")
     return run
 
 
-def _execute(
-    settings: Settings,
-    home: Path,
-    code: str,
-    key: str,
-    data_version: str,
-    triggered_by: str,
-    build: Callable[[Settings], Any] | None,
-    out: Any,
-) -> dict[str, Any]:
+def execute(pipeline: Any, arguments: Mapping[str, Any], home: Path, key: str, progress: Progress) -> dict[str, Any]:
+    """Run a pipeline by `kfp.local`, its log and progress in ``home/runs/KEY``; returns its outputs. Raises as above."""
+    folder = home / "runs" / key
+    folder.mkdir(parents=True, exist_ok=True)
+    log, lines = folder / "log.txt", folder / "progress.jsonl"
+    lines.write_text("", encoding="utf-8")
+    os.environ.update(
+        HSCODE_PROGRESS=str(lines.resolve()), HSCODE_RUN_PID=str(os.getpid()), HSCODE_RUN_ID=key, HSCODE_COMMIT=commit()
+    )
+    last: dict[str, Any] = {}
+    try:
+        with log.open("a", encoding="utf-8") as out, _followed(lines, progress, last):
+            return _run_quietly(pipeline, arguments, home, out)
+    except Exception as error:
+        raise _explained(error, last, home, log) from error
+
+
+def _run_quietly(pipeline: Any, arguments: Mapping[str, Any], home: Path, out: Any) -> dict[str, Any]:
+    import logging
+
     with redirect_stdout(out), redirect_stderr(out):
-        import logging
-
         from kfp import local
-
-        from pipelines import training
 
         local.init(
             local.SubprocessRunner(use_venv=False),
             pipeline_root=str(home / "kfp"),
             enable_caching=True,
-            cache_root=str(home / "cache" / code),
+            cache_root=str(home / "cache" / code_digest()),
         )
         root = logging.getLogger()
         before, level = root.handlers[:], root.level
         try:
-            done = (build or training.build)(settings)(
-                settings=settings.to_json(), data_version=data_version, run_key=key, triggered_by=triggered_by
-            )
+            return dict(pipeline(**arguments).outputs)
         finally:
             root.handlers[:] = before
             root.setLevel(level)
-        return dict(done.outputs)
 
 
 @contextmanager

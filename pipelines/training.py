@@ -18,6 +18,7 @@ from components.split import split
 from components.step import IMAGE
 from components.train import train
 from config.settings import Settings
+from pipelines.resources import LARGE, SMALL, Resources, prepared
 
 NAME = "hscode-training"
 
@@ -29,28 +30,12 @@ class Outputs(NamedTuple):
     gate: str
 
 
-class Resources(NamedTuple):
-    """What a step asks for and may use at most; Kubernetes quantities."""
-
-    cpu: str
-    cpu_limit: str
-    memory: str
-    memory_limit: str
-
-
-SMALL = Resources("100m", "1", "512Mi", "2Gi")
-LARGE = Resources("1", "2", "2Gi", "8Gi")
-
-
 def build(settings: Settings, image: str = IMAGE) -> Any:
     """The pipeline for the kinds in `settings.models.kinds`, its steps running `image`."""
     kinds = settings.models.kinds
 
-    def prepared(task: dsl.PipelineTask, name: str, resources: Resources, cached: bool = True) -> dsl.PipelineTask:
-        task.set_display_name(name).set_container_image(image).set_caching_options(cached)
-        task.set_cpu_request(resources.cpu).set_cpu_limit(resources.cpu_limit)
-        task.set_memory_request(resources.memory).set_memory_limit(resources.memory_limit)
-        return task
+    def dressed(task: dsl.PipelineTask, name: str, resources: Resources, cached: bool = True) -> dsl.PipelineTask:
+        return prepared(task, name, resources, image, cached)
 
     @dsl.pipeline(name=NAME, description="Ingest, embed, train, compare, gate, register and deploy an HS code model.")
     def training(
@@ -59,23 +44,23 @@ def build(settings: Settings, image: str = IMAGE) -> Any:
         run_key: str = "",
         triggered_by: str = "person",
     ) -> Outputs:
-        rows = prepared(ingest(settings=settings, data_version=data_version), "Ingest", LARGE).output
-        parts = prepared(split(settings=settings, rows=rows), "Split", SMALL).output
-        embedding = prepared(embed(settings=settings, parts=parts), "Embed", LARGE).output
+        rows = dressed(ingest(settings=settings, data_version=data_version), "Ingest", LARGE).output
+        parts = dressed(split(settings=settings, rows=rows), "Split", SMALL).output
+        embedding = dressed(embed(settings=settings, parts=parts), "Embed", LARGE).output
         bundles = {
-            kind: prepared(
+            kind: dressed(
                 train(kind=kind, settings=settings, parts=parts, embedding=embedding), f"Train {kind}", LARGE
             ).output
             for kind in kinds
         }
-        judged = prepared(evaluate(settings=settings, parts=parts, **bundles), "Evaluate", LARGE).output
-        chosen = prepared(select(settings=settings, evaluation=judged, **bundles), "Select", SMALL).output
-        gated = prepared(
+        judged = dressed(evaluate(settings=settings, parts=parts, **bundles), "Evaluate", LARGE).output
+        chosen = dressed(select(settings=settings, evaluation=judged, **bundles), "Select", SMALL).output
+        gated = dressed(
             gate(settings=settings, rows=rows, parts=parts, evaluation=judged, chosen=chosen), "Gate", LARGE, False
         )
         report = gated.outputs["report"]
         with dsl.If(gated.outputs["Output"] == "pass", "gate passed"):
-            registered = prepared(
+            registered = dressed(
                 register(
                     settings=settings,
                     run=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
@@ -89,7 +74,7 @@ def build(settings: Settings, image: str = IMAGE) -> Any:
                 SMALL,
                 False,
             )
-            prepared(deploy(settings=settings, version=registered.output), "Deploy", SMALL, False)
+            dressed(deploy(settings=settings, version=registered.output), "Deploy", SMALL, False)
         return Outputs(report, gated.outputs["Output"])
 
     return training
