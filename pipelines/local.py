@@ -109,8 +109,8 @@ def run_local(
 ) -> Run:
     """Run the training pipeline (or what `build` makes of the settings) in `home` and wait for its end.
 
-    `home` is held by `opened_home`; `settings` have been through `with_home`. Raises UserError with the failing step's own
-    line where the input is at fault, RuntimeError with the log's address otherwise.
+    `home` is held by `opened_home`; `settings` have been through `with_home`. Raises UserError with the failing step's
+    own line where the input is at fault, RuntimeError with the log's address otherwise.
     """
     from models.data.ingest import fingerprint
     from pipelines import training
@@ -132,7 +132,7 @@ def run_local(
 
 
 def execute(pipeline: Any, arguments: Mapping[str, Any], home: Path, key: str, progress: Progress) -> dict[str, Any]:
-    """Run a pipeline by `kfp.local`, its log and progress in ``home/runs/KEY``; returns its outputs. Raises as above."""
+    """Run a pipeline by `kfp.local`, log and progress in ``home/runs/KEY``; returns its outputs. Raises as above."""
     folder = home / "runs" / key
     folder.mkdir(parents=True, exist_ok=True)
     log, lines = folder / "log.txt", folder / "progress.jsonl"
