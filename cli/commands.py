@@ -4,7 +4,7 @@ import importlib
 
 import typer
 
-GROUPS = ("run", "models", "settings")
+GROUPS = ("run", "predict", "models", "settings")
 """Modules of `cli` with a function ``register(app)``."""
 
 

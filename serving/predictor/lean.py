@@ -72,7 +72,7 @@ class StandInFinder:
         """A spec for STAND_INS and what is below them, else None."""
         parts = fullname.split(".")
         if any(".".join(parts[:n]) in STAND_INS for n in range(1, len(parts) + 1)):
-            return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
+            return importlib.machinery.ModuleSpec(fullname, self, is_package=True)  # type: ignore[arg-type]
         return None
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
@@ -95,5 +95,5 @@ def install() -> bool:
     package.__spec__ = spec
     package.__file__ = spec.origin
     sys.modules["kserve"] = package
-    sys.meta_path.insert(0, StandInFinder())  # type: ignore[arg-type]
+    sys.meta_path.insert(0, StandInFinder())
     return True

@@ -2,8 +2,10 @@
 
 It answers the paths of KServe's own application (v1, v2, health, metrics) and goes through the same `DataPlane.infer`
 and `kserve.Model`, but reads the body with a limit, takes JSON by any content type, names what is wrong in 4xx, and
-says 503 with Retry-After instead of letting a line grow. It is plain ASGI because a request's way through FastAPI costs more
-than the model (benchmarks/serving.py), and importing FastAPI more than the rest of the start (benchmarks/coldstart.py).
+says 503 with Retry-After instead of letting a line grow.
+
+It is plain ASGI because a request's way through FastAPI costs more than the model (benchmarks/serving.py), and
+importing FastAPI more than the rest of the start (benchmarks/coldstart.py).
 """
 
 import logging

@@ -8,6 +8,7 @@ import asyncio
 import json
 import logging
 import os
+import socket
 import time
 from concurrent import futures
 from pathlib import Path
@@ -71,15 +72,13 @@ class PredictorServer(ModelServer):  # type: ignore[misc]
             rest,
             options.drain_seconds,
         )
-        serving = asyncio.create_task(server.serve())
+        listener = _bound(options.host, options.http_port)
+        http_port = listener.getsockname()[1]
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
         while not server.started:
             if serving.done():
                 serving.result()
-                raise UserError(
-                    f"cannot listen on {options.host}:{options.http_port}", todo="choose another --http-port"
-                )
-            await asyncio.sleep(0.001)
-        http_port = server.servers[0].sockets[0].getsockname()[1]
+            await asyncio.sleep(0)
         grpc_port = -1
         if self.enable_grpc:
             self._grpc_server = Grpc(
@@ -149,9 +148,21 @@ class Grpc(GRPCServer):  # type: ignore[misc]
         try:
             port = int(self._server.add_insecure_port(f"{host}:{self._port}"))
         except RuntimeError:
-            raise UserError(f"cannot listen on {host}:{self._port}", todo="choose another --grpc-port") from None
+            raise UserError("cannot listen", f"{host}:{self._port}", "choose another --grpc-port") from None
         await self._server.start()
         return port
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    listener = socket.socket(family, kind, protocol)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        raise UserError(f"cannot listen ({error.strerror})", f"{host}:{port}", "choose another --http-port") from None
+    return listener
 
 
 def _loop_factory() -> Any:
