@@ -1,7 +1,11 @@
 """`hscode run` and `hscode compile`: the training pipeline on this machine, or as files for a cluster."""
 
 import json
-from collections.abc import Mapping
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -156,19 +160,39 @@ class _display:
 
 
 def _asked(home: Path) -> list[dict[str, Any]]:
-    """Start the local host of `home` on a free port and ask QUESTIONS over REST."""
+    """Ask QUESTIONS over REST: of the local host that runs on `home`, else of one started for that."""
     import httpx
-    from serving.deploy.local import LocalHost
 
-    with LocalHost(home, port=0) as host:
-        url = f"{host.url}/v1/models/hscode:predict"
-        got = httpx.post(url, json={"instances": list(QUESTIONS)}, timeout=120)
-        got.raise_for_status()
-        predictions = got.json()["predictions"]
+    with _host(home) as url:
+        got = httpx.post(f"{url}/v1/models/hscode:predict", json={"instances": list(QUESTIONS)}, timeout=120)
+    got.raise_for_status()
     return [
         {"question": question, "prediction": prediction, "text": told(prediction)}
-        for question, prediction in zip(QUESTIONS, predictions, strict=True)
+        for question, prediction in zip(QUESTIONS, got.json()["predictions"], strict=True)
     ]
+
+
+@contextmanager
+def _host(home: Path) -> Iterator[str]:
+    from serving.deploy.local import LocalDeployer
+
+    deployer = LocalDeployer(home)
+    if deployer.url is not None:
+        yield deployer.url
+        return
+    command = [sys.executable, "-m", "cli.main", "serve", "--port", "0", "--home", str(home)]
+    host = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        while deployer.url is None:
+            if host.poll() is not None:
+                raise RuntimeError(
+                    f"the local host did not start: {(host.stderr.read() if host.stderr else '')[-500:]}"
+                )
+            time.sleep(0.05)
+        yield deployer.url
+    finally:
+        host.terminate()
+        host.wait()
 
 
 def told(prediction: Mapping[str, Any]) -> str:

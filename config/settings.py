@@ -195,6 +195,78 @@ class Evaluate(Section):
     """Name → file outside the training sources that champion and candidate are both measured on."""
 
 
+class Select(Section):
+    """Which model is taken: the cheapest of those that are as good as the best."""
+
+    margin: float = Field(0.01, ge=0)
+    """Share of the score that a cheaper model may be worse (0.01 = one point): less than a broker would notice."""
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    """Confidence with which no model worse than the margin counts as good as the best."""
+    level_weights: tuple[float, float, float] = (0.2, 0.3, 0.5)
+    """Weights of being right at HS2, HS4, HS6 in the score of a row: as in the training's loss."""
+
+
+class Gate(Section):
+    """What a candidate must not lose against the champion before it meets traffic."""
+
+    allowed_loss: tuple[float, float, float] = (0.02, 0.02, 0.02)
+    """Share of rows at HS2, HS4, HS6 by which the candidate may fall behind on each set. Two retrainings of one kind
+    on 640 rows differ by about 1.2 points of chance alone; the canary looks closer."""
+    confidence: float = Field(0.8, gt=0.5, lt=1)
+    """A loss beyond what is allowed counts only where its one-sided bound excludes zero at this confidence, so that a
+    reference set of twenty rows cannot stop a release by one row."""
+    allowed_calibration: float = Field(0.03, ge=0)
+    """By how much the expected calibration error may grow at any level on the test rows; about its noise there."""
+    latency_ms: float = Field(50.0, gt=0)
+    """Milliseconds one answer may take (95th percentile, one thread, one text): a customs form waits for it."""
+    resamples: int = 2000
+    """Bootstrap resamples behind each interval."""
+    listed: int = 50
+    """Gained and lost descriptions listed for each set."""
+    seed: int = 17
+    """Of the bootstrap: same evidence, same verdict."""
+
+
+class Simulate(Section):
+    """Repeated runs of every kind, to tell differences from chance. Off by default: it trains each kind many times."""
+
+    seeds: int = Field(0, ge=0)
+    """Seeds a resample (start values, order of rows). 0: no simulation."""
+    resamples: int = Field(5, ge=1)
+    """Grouped resamples: each draws another test part by near-duplicate groups."""
+    test_share: float = Field(0.15, gt=0, lt=1)
+    """Share of groups that a resample tests on."""
+    rows: int | None = None
+    """Training rows at most in a run (None: all), where many runs must fit into little time."""
+    seed: int = 17
+    """Of the resamples."""
+
+
+class Cost(Section):
+    """The price table, and the load that a month is priced at."""
+
+    currency: str = "USD"
+    """Of all prices here; a name only."""
+    cpu_hour: float = Field(0.035, ge=0)
+    """Price of one CPU for an hour: a round figure for on-demand general-purpose machines; put your own."""
+    gb_hour: float = Field(0.0045, ge=0)
+    """Price of one GB of memory for an hour: as above."""
+    gb_month: float = Field(0.023, ge=0)
+    """Price of one GB in object storage for a month: as above."""
+    answers_per_second: float = Field(50.0, ge=0)
+    """Mean load: about four million answers a day."""
+    utilisation: float = Field(0.6, gt=0, le=1)
+    """Share of a pod's CPU that answers use before another pod starts."""
+    cpus_per_pod: float = Field(1.0, gt=0)
+    """CPUs a serving pod holds."""
+    least_pods: float = Field(1.0, ge=0)
+    """Pods that stay up without load; 0 with scale to zero."""
+    trainings_per_month: float = Field(4.0, ge=0)
+    """Retrainings: one a week."""
+    kept_versions: int = Field(20, ge=1)
+    """Bundles kept in the store."""
+
+
 class Registry(Section):
     """MLflow."""
 
@@ -214,6 +286,8 @@ class Deploy(Section):
     rollout: Literal["direct", "canary"] = "direct"
     """What happens to a version that passed the gate: `direct` makes it champion (a person's run), `canary` makes it
     challenger and lets the canary controller decide (every automatic run)."""
+    logger_url: str | None = None
+    """Where copies of requests and answers go (the monitor's /events). None: the backend's default."""
     timeout_seconds: float = 300
     """Time until the new revision must be ready; then the old one goes on serving."""
 
@@ -331,6 +405,10 @@ class Settings(Section):
     models: Models = Models()
     answer: Answer = Answer()
     evaluate: Evaluate = Evaluate()
+    simulate: Simulate = Simulate()
+    select: Select = Select()
+    gate: Gate = Gate()
+    cost: Cost = Cost()
     registry: Registry = Registry()
     deploy: Deploy = Deploy()
     canary: Canary = Canary()
