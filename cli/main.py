@@ -1,5 +1,6 @@
 """`hscode`: the verbs of the README, one file a group; this one gathers them and turns errors into exit codes."""
 
+import errno
 import os
 import sys
 
@@ -24,6 +25,9 @@ def main() -> None:
         sys.stderr.write("hscode: stopped; the same command goes on from what is finished\n")
         sys.exit(130)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            sys.stderr.write(f"hscode: {error.filename or 'the disk'}: no space left; free space, then run it again\n")
+            sys.exit(2)
         if os.environ.get("HSCODE_DEBUG"):
             raise
         sys.stderr.write(f"hscode: failed: {type(error).__name__}: {error} (HSCODE_DEBUG=1 shows where)\n")

@@ -17,7 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from models.errors import UserError
 
 ENVIRONMENT_PREFIX = "HSCODE__"
-MODEL_KINDS = ("textcnn", "bilstm", "transformer", "dnn", "svc", "encoder", "pool")
+Kind = Literal["textcnn", "bilstm", "transformer", "dnn", "svc", "encoder", "pool"]
+"""Model kinds; a pool is made of the others."""
 
 
 class Section(BaseModel):
@@ -80,7 +81,8 @@ class Nomenclature(Section):
     correlation: str | None = None
     """csv with two columns, old and new code, used for codes that the edition has retired."""
     train_weight: float = Field(0.3, ge=0)
-    """Weight of legal texts as training rows, so that a subheading without an example can still be answered."""
+    """Weight of legal texts as training rows, so that a subheading without an example can still be answered; also the
+    factor on the weight of sources of kind nomenclature, unless data.source_weights names one. 0: not added as rows."""
 
 
 class Split(Section):
@@ -166,7 +168,7 @@ class Encoder(Section):
 class Models(Section):
     """Which kinds are trained, and each kind's own settings."""
 
-    kinds: tuple[str, ...] = ("textcnn", "svc")
+    kinds: tuple[Kind, ...] = ("textcnn", "svc")
     """Of textcnn, bilstm, transformer, dnn, svc, encoder, pool."""
     textcnn: TextCNN = TextCNN()
     svc: SVC = SVC()
