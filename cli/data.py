@@ -37,14 +37,13 @@ def check(
     from models.data.ingest import ingest
 
     sources = json.dumps([{"path": file, "kind": kind} for file in files])
-    # Only the files' own rows are counted, so legal texts are not added.
-    assignments = [f"data.sources={sources}", "nomenclature.train_weight=0", *(set_ or [])]
+    assignments = [f"data.sources={sources}", *(set_ or [])]
     if nomenclature is not None:
         assignments.append(f"nomenclature.path={json.dumps(nomenclature)}")
     settings = resolved(config, assignments)
     with tempfile.TemporaryDirectory(prefix="hscode-check-") as scratch:
         folder = Path(scratch) / "rows" if out is None else out
-        report = ingest(settings, folder, "check")
+        report = ingest(settings, folder, "check", legal_texts=False)
         with (folder / "quarantine.jsonl").open(encoding="utf-8") as file:
             refused = [json.loads(line) for line, _ in zip(file, range(20), strict=False)]
     if as_json:

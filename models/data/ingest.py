@@ -21,6 +21,7 @@ from config.settings import Settings, Source
 from models.data.clean import clean_text, identity
 from models.data.files import disk_errors, whole_folder, write_json
 from models.data.groups import Grouper
+from models.data.ingest_report import render
 from models.data.merge import Merged, merge
 from models.data.sources import Batch, Refused, Wanted, file_errors, open_raw, read_batches, size
 from models.errors import UserError
@@ -33,6 +34,9 @@ KINDS = ("vague", "nomenclature", "given", "corrected")
 """Kinds of labels, the more trusted later: decides between labels of equal weight."""
 VAGUE = "VAGUE"
 """What a code column holds for a text that is too vague for any code."""
+
+EXAMPLES = 3
+"""Quarantined rows that the report shows for each reason."""
 
 _CHUNK = 100_000
 
@@ -87,17 +91,18 @@ class IngestReport:
         return asdict(self)
 
 
-def ingest(settings: Settings, out: Path, step: str = "ingest") -> IngestReport:
+def ingest(settings: Settings, out: Path, step: str = "ingest", legal_texts: bool = True) -> IngestReport:
     """Read all sources of `settings.data` into the folder `out` and say what became of the rows.
 
     Writes rows.parquet (id, description, code, hs6, source, weight, received_at, label_kind, group), quarantine.jsonl,
     conflicts.jsonl, edition.json, ingest.json and report.html. `out` appears whole or not at all. `step` is the name in
-    the progress. Raises UserError where a file cannot be used or no row is valid.
+    the progress. With `legal_texts` the nomenclature's texts become rows too, of kind nomenclature, as a source of their
+    own. Raises UserError where a file cannot be used or no row is valid.
     """
     with whole_folder(out) as folder, disk_errors(out):
         scratch = folder / "scratch"
         scratch.mkdir()
-        result = _Ingest(settings, folder, scratch, step).run()
+        result = _Ingest(settings, folder, scratch, step, legal_texts).run()
         shutil.rmtree(scratch)
     return result
 
@@ -147,8 +152,9 @@ class _Label:
 
 
 class _Ingest:
-    def __init__(self, settings: Settings, folder: Path, scratch: Path, step: str) -> None:
+    def __init__(self, settings: Settings, folder: Path, scratch: Path, step: str, legal_texts: bool) -> None:
         self._settings, self._folder, self._scratch, self._step = settings, folder, scratch, step
+        self._legal_texts = legal_texts
         self._report = IngestReport()
         self._sources = list(settings.data.sources)
         self._nomenclature = settings.nomenclature.path
@@ -166,6 +172,9 @@ class _Ingest:
         self._columns: dict[str, list[npt.NDArray[Any]]] = {}
         self._buffer = _Buffer()
         self._done = 0
+        self._examples: dict[str, list[tuple[str, int, str]]] = {}
+        self._conflicts: list[dict[str, Any]] = []
+        self._largest: list[tuple[str, int]] = []
 
     def _use_sample(self) -> None:
         from models.data.sample import write_sample
@@ -238,7 +247,7 @@ class _Ingest:
         """The loop that each row goes through."""
         cut_at = self._settings.data.max_text_chars
         buffer, repairs = self._buffer, self._report.repairs
-        names = None if source.name else batch.sources
+        names = None if source.name or batch.sources is None else [_name(value) for value in batch.sources]
         codes = batch.codes
         kind_of: dict[Any, tuple[str, int, SourceCounts, float, str]] = {}
         for position, raw in enumerate(batch.descriptions):
@@ -248,7 +257,7 @@ class _Ingest:
                 known = kind_of[given_name] = self._source(given_name, source, default)
             name, number, counts, weight, kind = known
             counts.read += 1
-            text = clean_text(raw) if isinstance(raw, str) else "" if raw is None else clean_text(str(raw))
+            text = clean_text(raw if isinstance(raw, str) else "" if raw is None or raw != raw else str(raw))
             code = None if codes is None else codes[position]
             label = _NO_CODE if kind == "vague" else self._label(code)
             if label is _NO_CODE:
@@ -277,16 +286,16 @@ class _Ingest:
             received = None if batch.received is None else batch.received[position]
             buffer.received.append(None if received in (None, "") else str(received))
 
-    def _source(self, given: Any, source: Source, default: str) -> tuple[str, int, SourceCounts, float, str]:
-        name = " ".join(str(given).split()) if given is not None else ""
-        name = name or default
+    def _source(self, given: str | None, source: Source, default: str) -> tuple[str, int, SourceCounts, float, str]:
+        name = " ".join((given or "").split()) or default
         data = self._settings.data
         kind = data.source_kinds.get(name, source.kind)
         if kind not in KINDS:
             raise UserError(f"unknown kind {kind!r}", f"setting data.source_kinds.{name}", f"one of {', '.join(KINDS)}")
         counts = self._report.sources.setdefault(name, SourceCounts())
         number = self._names.setdefault(name, len(self._names))
-        return name, number, counts, float(data.source_weights.get(name, source.weight)), kind
+        weight = source.weight * (self._settings.nomenclature.train_weight if kind == "nomenclature" else 1.0)
+        return name, number, counts, float(data.source_weights.get(name, weight)), kind
 
     def _label(self, raw: Any) -> _Label:
         try:
@@ -335,8 +344,9 @@ class _Ingest:
         counts.quarantined += 1
         reasons = self._report.reasons
         reasons[refused.reason] = reasons.get(refused.reason, 0) + 1
-        if not hasattr(self, "_first_refused"):
-            self._first_refused = (path, refused)
+        examples = self._examples.setdefault(refused.reason, [])
+        if len(examples) < EXAMPLES:
+            examples.append((path, refused.row, refused.original[:200]))
         line = {
             "source": name,
             "file": path,
@@ -350,7 +360,7 @@ class _Ingest:
     def _add_legal_texts(self) -> None:
         """The edition's texts as training rows, so that a subheading without an example can still be answered."""
         weight = self._settings.nomenclature.train_weight
-        if self._edition is None or weight == 0:
+        if self._edition is None or weight == 0 or not self._legal_texts:
             return
         if not self._buffer.key and not self._chunks:
             return
@@ -410,14 +420,11 @@ class _Ingest:
     def _complain(self) -> None:
         if not self._report.reasons:
             raise UserError("no rows", self._sources[0].path, "the file has a header only")
-        path, refused = self._first_refused
         reason, count = Counter(self._report.reasons).most_common(1)[0]
         total = sum(self._report.reasons.values())
-        raise UserError(
-            f"no valid row: {count} of {total} rows: {reason}; the first is row {refused.row} ({refused.reason}: "
-            f"{refused.original[:60]!r})",
-            path,
-        )
+        path, row, original = self._examples[reason][0]
+        many = "the one row" if total == 1 else f"{count} of {total} rows"
+        raise UserError(f"no valid row ({many}: {reason}), such as row {row}: {original[:60]!r}", path)
 
     # --- then: merge, group, write ------------------------------------------------------------------------------------
 
@@ -470,6 +477,8 @@ class _Ingest:
                         "chosen": self._labels[chosen] or VAGUE,
                         "labels": labels,
                     }
+                    if len(self._conflicts) < 10 * EXAMPLES:
+                        self._conflicts.append(line)
                     conflicts.write(json.dumps(line, ensure_ascii=False) + "\n")
                 start += len(texts)
                 grouper.add([text for text, kept in zip(texts, keep.tolist(), strict=True) if kept])
@@ -481,6 +490,9 @@ class _Ingest:
         from pyarrow import parquet
 
         digest = hashlib.sha256()
+        sizes = np.bincount(groups)
+        largest = np.argsort(-sizes, kind="stable")[: 2 * EXAMPLES]
+        largest = largest[sizes[largest] > 1]
         start = written = 0
         writer = None
         for path in self._chunks:
@@ -490,6 +502,8 @@ class _Ingest:
             kept = table.filter(pyarrow.array(mask))
             _update(digest, kept)
             kept = kept.append_column("group", pyarrow.array(groups[written : written + len(kept)], pyarrow.int64()))
+            for first in largest[(largest >= written) & (largest < written + len(kept))].tolist():
+                self._largest.append((kept.column("description")[first - written].as_py(), int(sizes[first])))
             written += len(kept)
             writer = writer or parquet.ParquetWriter(self._folder / "rows.parquet", kept.schema, compression="zstd")
             writer.write_table(kept)
@@ -507,6 +521,16 @@ class _Ingest:
         report.edition, report.edition_subheadings = edition.name, len(edition.texts)
         write_json(self._folder / "edition.json", edition.to_json())
         write_json(self._folder / "ingest.json", report.to_json())
+        values, counts = np.unique(sizes[sizes > 0], return_counts=True)
+        page = render(
+            report,
+            edition,
+            self._examples,
+            self._conflicts,
+            dict(zip(values.tolist(), counts.tolist(), strict=True)),
+            sorted(self._largest, key=lambda item: -item[1]),
+        )
+        (self._folder / "report.html").write_text(page, encoding="utf-8")
 
 
 _NO_CODE = _Label()
@@ -529,6 +553,10 @@ class _Buffer:
 
 def _has_letter(text: str) -> bool:
     return any(map(str.isalpha, text))
+
+
+def _name(value: Any) -> str | None:
+    return value if value is None or isinstance(value, str) else str(value)
 
 
 def _chapter_exists(code: str) -> bool:
