@@ -11,6 +11,7 @@ from serving.deploy.base import (
     Status,
     Traffic,
 )
+from serving.deploy.release import deploy_version, open_deployer
 
 __all__ = [
     "KEEP",
@@ -22,4 +23,6 @@ __all__ = [
     "Revision",
     "Status",
     "Traffic",
+    "deploy_version",
+    "open_deployer",
 ]

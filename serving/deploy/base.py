@@ -161,7 +161,10 @@ class Deployer(Protocol):
         ...
 
     def wait(self, name: str, timeout_s: float) -> Status:
-        """Wait until settled; raises DeployFailed with the reasons, without altering anything; NotDeployed."""
+        """Wait until settled; raises DeployFailed with the reasons, without altering anything; NotDeployed.
+
+        A home with no host running has nothing to wait for: the status is returned as it is.
+        """
         ...
 
     def delete(self, name: str) -> None:
@@ -177,7 +180,7 @@ class Deployer(Protocol):
 
 
 def await_settled(read: Callable[[], Status], timeout_s: float, look_s: float, patience_s: float) -> Status:
-    """Read until settled; raises DeployFailed at `timeout_s`, or once the newest revision has failed for `patience_s`."""
+    """Read until settled; raises DeployFailed at `timeout_s`, or when the newest revision failed for `patience_s`."""
     deadline = time.monotonic() + timeout_s
     failed_since: float | None = None
     while True:

@@ -14,7 +14,7 @@ from models.errors import UserError
 from serving.deploy.process import NotStarted
 
 if TYPE_CHECKING:
-    from serving.deploy.host import LocalHost
+    from serving.deploy.proxy import Proxy
 
 LARGEST_MESSAGE_BYTES = 64 * 2**20
 OPTIONS = [
@@ -24,26 +24,26 @@ OPTIONS = [
 ]
 
 
-async def serve_grpc(host: "LocalHost", stack: contextlib.AsyncExitStack) -> int:
-    """Listen on the host's gRPC port until `stack` closes; returns the port. Raises UserError where it is in use."""
-    proxy = _Proxy(host)
+async def serve_grpc(proxy: "Proxy", address: str, port: int, stack: contextlib.AsyncExitStack) -> int:
+    """Listen on `port` (0: any free one) until `stack` closes; returns it. Raises UserError where it is in use."""
+    calls = _Calls(proxy)
     server = grpc.aio.server(options=OPTIONS)
-    server.add_generic_rpc_handlers((proxy,))
+    server.add_generic_rpc_handlers((calls,))
     try:
-        port = server.add_insecure_port(f"{host.address}:{host.grpc_port}")
+        listening = server.add_insecure_port(f"{address}:{port}")
     except RuntimeError:
-        port = 0
-    if port == 0:
-        raise UserError(f"port {host.grpc_port} on {host.address} is in use", todo="choose another with --grpc-port")
+        listening = 0
+    if listening == 0:
+        raise UserError(f"gRPC port {port} is in use", address, "choose another with --grpc-port")
     await server.start()
-    stack.push_async_callback(proxy.close)
+    stack.push_async_callback(calls.close)
     stack.push_async_callback(server.stop, 5)
-    return int(port)
+    return int(listening)
 
 
-class _Proxy(grpc.GenericRpcHandler):  # type: ignore[misc]
-    def __init__(self, host: "LocalHost") -> None:
-        self.host = host
+class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]
+    def __init__(self, proxy: "Proxy") -> None:
+        self.proxy = proxy
         self.channels: dict[str, grpc.aio.Channel] = {}
 
     def service(self, details: Any) -> Any:
@@ -55,35 +55,43 @@ class _Proxy(grpc.GenericRpcHandler):  # type: ignore[misc]
 
     def _forwarder(self, method: str) -> Callable[[bytes, Any], Any]:
         async def forward(message: bytes, context: Any) -> bytes:
+            self.proxy.under_way += 1
             try:
-                service = self.host.find("")
-            except LookupError as error:
-                await context.abort(grpc.StatusCode.NOT_FOUND, str(error))
-            headers = [(k, v) for k, v in context.invocation_metadata() if k != "user-agent"]
-            started, why = time.monotonic(), "no revision is ready"
-            for state in self.host.attempts(service):
-                timeout = min(state.manifest.predictor.timeout_seconds, context.time_remaining() or 1e9)
-                try:
-                    async with state.process.take(started + timeout) as endpoint:
-                        call = self._channel(endpoint.grpc or "").unary_unary(method)(
-                            message, metadata=headers, timeout=max(0.001, started + timeout - time.monotonic())
-                        )
-                        answer: bytes = await call
-                        await context.send_initial_metadata(await call.initial_metadata())
-                        context.set_trailing_metadata(await call.trailing_metadata())
-                        return answer
-                except NotStarted as error:
-                    await context.abort(grpc.StatusCode.UNAVAILABLE, f"revision {state.process.name}: {error}")
-                except OSError:
-                    why = f"revision {state.process.name} went away under the request"
-                except grpc.aio.AioRpcError as error:
-                    if error.code() != grpc.StatusCode.UNAVAILABLE or state.process.ready:
-                        await context.abort(error.code(), error.details(), error.trailing_metadata())
-                    why = f"revision {state.process.name} went away under the request"
-            await context.abort(grpc.StatusCode.UNAVAILABLE, why)
-            return b""
+                return await self._call(method, message, context)
+            finally:
+                self.proxy.under_way -= 1
 
         return forward
+
+    async def _call(self, method: str, message: bytes, context: Any) -> bytes:
+        try:
+            service = self.proxy.find("")
+        except LookupError as error:
+            await context.abort(grpc.StatusCode.NOT_FOUND, str(error))
+        headers = [(k, v) for k, v in context.invocation_metadata() if k != "user-agent"]
+        started, why = time.monotonic(), "no revision is ready"
+        for state in self.proxy.attempts(service):
+            timeout = min(state.manifest.predictor.timeout_seconds, context.time_remaining() or 1e9)
+            try:
+                async with state.process.take(started + timeout) as endpoint:
+                    call = self._channel(endpoint.grpc or "").unary_unary(method)(
+                        message, metadata=headers, timeout=max(0.001, started + timeout - time.monotonic())
+                    )
+                    try:
+                        answer: bytes = await call
+                    except grpc.aio.AioRpcError as error:
+                        if error.code() == grpc.StatusCode.UNAVAILABLE and await state.process.ended(endpoint):
+                            raise ConnectionError from None
+                        await context.abort(error.code(), error.details() or "", error.trailing_metadata() or ())
+                    await context.send_initial_metadata(await call.initial_metadata())
+                    context.set_trailing_metadata(await call.trailing_metadata())
+                    return answer
+            except NotStarted as error:
+                await context.abort(grpc.StatusCode.UNAVAILABLE, f"revision {state.process.name}: {error}")
+            except OSError:
+                why = f"revision {state.process.name} went away under the request"
+        await context.abort(grpc.StatusCode.UNAVAILABLE, why)
+        return b""
 
     def _channel(self, address: str) -> Any:
         if address not in self.channels:

@@ -45,8 +45,6 @@ class LocalDeployer:
         name = read_manifest(manifest).metadata.name
         before = self.store.desired(name)
         self.store.edit(name, lambda _: manifest)
-        if self.store.host() is None:
-            return self.status(name)
         try:
             return self.wait(name, timeout_s)
         except DeployFailed:
@@ -96,12 +94,9 @@ class LocalDeployer:
     def wait(self, name: str, timeout_s: float) -> Status:
         """See `Deployer.wait`."""
 
-        def read() -> Status:
-            if self.store.host() is None:
-                raise DeployFailed(NO_HOST, f"InferenceService {name}")
+        if self.store.host() is None:
             return self.status(name)
-
-        return await_settled(read, timeout_s, LOOK_SECONDS, patience_s=0)
+        return await_settled(lambda: self.status(name), timeout_s, LOOK_SECONDS, patience_s=0)
 
     def delete(self, name: str) -> None:
         """See `Deployer.delete`."""

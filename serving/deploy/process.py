@@ -159,6 +159,14 @@ class RevisionProcess:
             self.busy -= 1
             self.last_used = time.monotonic()
 
+    async def ended(self, endpoint: Endpoint) -> bool:
+        """Whether the process behind `endpoint` is gone; gives the end of one that just broke a connection a moment."""
+        for _ in range(25):
+            if self.endpoint is not endpoint:
+                return True
+            await asyncio.sleep(0.01)
+        return False
+
     def idle(self) -> bool:
         """Whether it may be scaled to zero now."""
         quiet = time.monotonic() - self.last_used > self.limits.idle
