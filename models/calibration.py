@@ -56,13 +56,12 @@ def fit_temperature(
 
 
 def reliability(confidence: Floats, right: npt.NDArray[np.bool_], bins: int = 15) -> list[dict[str, Any]]:
-    """Rows of a reliability table: `bins` bins of equal row count, by rising confidence; each with rows, mean
-    confidence, accuracy and the accuracy's 95 % Wilson interval. Rows of equal confidence may fall into two bins."""
-    order = np.argsort(confidence, kind="stable")
+    """Rows of a reliability table: up to `bins` bins of about equal row count, by rising confidence, rows of equal
+    confidence in one bin; each with rows, mean confidence, accuracy and the accuracy's 95 % Wilson interval."""
+    confidence = np.asarray(confidence, dtype=np.float64)
+    at = np.searchsorted(np.sort(confidence), confidence, side="left") * bins // max(1, len(confidence))
     table = []
-    for part in np.array_split(order, min(bins, len(order)) or 1):
-        if not len(part):
-            continue
+    for part in (np.flatnonzero(at == b) for b in np.unique(at)):
         hits = int(right[part].sum())
         low, high = wilson(hits, len(part))
         table.append(

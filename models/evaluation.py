@@ -40,7 +40,7 @@ class Outcomes:
     """Per row and level, what the model said of the truth; arrays (n,) keyed by digits.
 
     `truth`: index of the true code, -1 unknown to the model; `judged`: the label reaches this level; `rank`: codes
-    that the model puts before the true one (0 = right; number of codes if unknown); `best`, `sure`: the best code's
+    that the model puts before the true one (0 = right; beyond all if unknown); `best`, `sure`: the best code's
     index and probability.
     """
 
@@ -70,7 +70,7 @@ def outcomes(levels: Levels, probabilities: Floats, codes: Sequence[str | None],
     n = len(probabilities)
     truth = {d: levels.indices(codes, d) for d in DIGITS}
     judged = {d: np.array([bool(c) and len(c or "") >= d for c in codes], dtype=bool) for d in DIGITS}
-    rank = {d: np.full(n, len(levels.codes[d]), dtype=np.intp) for d in DIGITS}
+    rank = {d: np.full(n, np.iinfo(np.intp).max, dtype=np.intp) for d in DIGITS}
     best = {d: np.zeros(n, dtype=np.intp) for d in DIGITS}
     sure = {d: np.zeros(n) for d in DIGITS}
     for start in range(0, n, chunk):

@@ -209,8 +209,8 @@ def _reason(evidence: Sequence[Evidence], checks: Sequence[Check], failed: Seque
         return f"There is no champion to compare with{'; ' + within if within else ''}."
     worst = min((c for c in checks if c.what.endswith("top-1")), key=lambda c: c.delta + c.allowed)
     return (
-        f"The candidate loses no more than is allowed on {', '.join(e.name for e in evidence)}: nearest to the limit is "
-        f"{worst.what} on {worst.set}, {worst.delta * 100:+.1f} points ({(worst.low or 0) * 100:+.1f} to "
+        f"The candidate loses no more than is allowed on {', '.join(e.name for e in evidence)}: nearest to the limit "
+        f"is {worst.what} on {worst.set}, {worst.delta * 100:+.1f} points ({(worst.low or 0) * 100:+.1f} to "
         f"{(worst.high or 0) * 100:+.1f}) with {worst.allowed * 100:.1f} allowed{'; ' + within if within else ''}."
     )
 

@@ -55,6 +55,7 @@ def test_reliability_table_keeps_every_row() -> None:
     assert [b["confidence"] for b in table] == sorted(b["confidence"] for b in table)
     assert all(b["low"] <= b["accuracy"] <= b["high"] for b in table)
     assert len(reliability(np.array([0.5]), np.array([True]))) == 1
+    assert len(reliability(np.full(100, 0.5), np.arange(100) < 50)) == 1
 
 
 @pytest.mark.parametrize(
