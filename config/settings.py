@@ -213,7 +213,7 @@ class Gate(Section):
 
     allowed_loss: tuple[float, float, float] = (0.03, 0.03, 0.03)
     """Share of rows at HS2, HS4, HS6 by which the candidate may fall behind on each set. Two trainings of equal worth
-    differ by 1.2 points (one standard deviation) on 640 rows, so 2 would stop one in twenty; the canary looks closer."""
+    differ by 1.2 points (one standard deviation) on 640 rows, so 2 would stop one in twenty; the canary looks on."""
     confidence: float = Field(0.8, gt=0.5, lt=1)
     """A loss beyond what is allowed counts only where its one-sided bound excludes zero at this confidence, so that a
     reference set of twenty rows cannot stop a release by one row."""
