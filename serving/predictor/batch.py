@@ -99,11 +99,12 @@ def predict_file(
     file_format(out)
     if out.resolve() == source.resolve():
         raise UserError("output and input are the same file", str(out))
-    work = out.with_name(out.name + ".parts")
-    _claim(work, _job(bundle, source, out, question))
     columns, rows = read_rows(source, question.encoding)
     column = description_column(columns, question.column, str(source))
+    _no_clash(columns, str(source))
     schema = schema_of(source)
+    work = out.with_name(out.name + ".parts")
+    _claim(work, _job(bundle, source, out, question))
     parts, done = [], 0
     for number, block in enumerate(_blocks(rows, rows_a_part)):
         part = work / f"{number:05d}.{file_format(out)}"
@@ -162,6 +163,7 @@ def predict_shard(
         return done
     columns, rows = read_rows(source, question.encoding)
     column = description_column(columns, question.column, str(source))
+    _no_clash(columns, str(source))
     report = _predict_rows(bundle, rows, columns, column, out, question, schema_of(source), progress)
     marker.write_text(json.dumps(job))
     return report
@@ -200,6 +202,12 @@ def description_column(columns: Sequence[str], named: str | None, where: str) ->
     raise UserError(f"no column {' or '.join(DESCRIPTION_COLUMNS)}", where, todo)
 
 
+def _no_clash(columns: Sequence[str], where: str) -> None:
+    clash = [c for c in columns if c in ANSWER_COLUMNS]
+    if clash:
+        raise UserError(f"there is a column {clash[0]!r} already", where, "rename or drop it")
+
+
 # -- answering ----------------------------------------------------------------------------------------------------
 
 
@@ -213,9 +221,6 @@ def _predict_rows(
     schema: Any,
     progress: Progress | None,
 ) -> BatchReport:
-    clash = [c for c in columns if c in ANSWER_COLUMNS]
-    if clash:
-        raise UserError(f"the input has a column {clash[0]!r} already", todo="rename or drop it")
     kept = [c for c in columns if c != PROBLEM]
     report = BatchReport(version=bundle.version, edition=bundle.edition)
     out.parent.mkdir(parents=True, exist_ok=True)

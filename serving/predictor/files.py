@@ -51,8 +51,8 @@ def rows_about(path: Path) -> int:
     if kind == "parquet":
         return int(_parquet().read_metadata(path).num_rows)
     with _open_raw(path) as file:
-        lines = sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
-    return max(0, lines - (kind != "jsonl"))
+        lines: int = sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
+    return max(0, lines - int(kind != "jsonl"))
 
 
 def schema_of(path: Path) -> Any:
