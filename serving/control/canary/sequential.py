@@ -11,8 +11,8 @@ and n0. Then the product over the block's outcomes y of
     y * a/p + (1 - y) * (1 - a)/(1 - p)
 
 is an e-value: it is linear in each y, so with f and g its two expectations, f^n1 * g^n0 <= m^(n1 + n0) for the weighted
-mean m = (n1 f + n0 g)/(n1 + n0); m is linear on the null and at most 1 by the projection's first-order condition. This is
-the generic two-sample e-variable of Turner, Ly & Grünwald (JSPI 230, 2024), for half-planes as in Turner & Grünwald
+mean m = (n1 f + n0 g)/(n1 + n0); m is linear on the null and at most 1 by the projection's first-order condition. This
+is the generic two-sample e-variable of Turner, Ly & Grünwald (JSPI 230, 2024), for half-planes as in Turner & Grünwald
 (arXiv:2203.09785); linear in y it is the bet of Waudby-Smith & Ramdas (JRSS-B 86, 2024) for bounded means. Alternatives
 may depend on all earlier blocks (plug-in) and are mixed with fixed weights (Robbins' method of mixtures).
 
@@ -94,6 +94,9 @@ def shift_odds(t: Array, factor: float | Array) -> Array:
 
 HARM_ODDS = np.array([1.06, 1.15, 1.3, 1.6, 2.0, 3.0, 5.0, 12.0, 50.0])
 """Alternatives of the test for harm: the odds of a bad outcome, as multiples of the tolerated odds."""
+HARM_WEIGHTS = np.array([0.12, 0.17, 0.19, 0.19, 0.14, 0.09, 0.05, 0.03, 0.02])
+"""Their shares of the stake: little on what is noticed within a few outcomes anyway."""
+_FIRST_STAKE = 0.7
 SAFE_PLACES = np.array([0.6, 1.0, 1.3])
 """Alternatives of the test for non-inferiority: how far from the margin towards the champion's mean (1 = equal to it);
 beyond 1 the challenger is better."""
@@ -107,7 +110,8 @@ def running_mean(bad: Array, total: Array, guess: float, before: tuple[float | A
     """
     past_bad = np.cumsum(bad, axis=-1) - bad + np.asarray(before[0])[..., None]
     past_total = np.cumsum(total, axis=-1) - total + np.asarray(before[1])[..., None]
-    return np.clip((past_bad + guess * _PRIOR_COUNT) / (past_total + _PRIOR_COUNT), 1e-5, 1 - 1e-5)
+    mean: Array = np.clip((past_bad + guess * _PRIOR_COUNT) / (past_total + _PRIOR_COUNT), 1e-5, 1 - 1e-5)
+    return mean
 
 
 def log_evidence(
@@ -117,19 +121,20 @@ def log_evidence(
     boundary: Boundary,
     mean: Array,
     odds: Array = HARM_ODDS,
+    weights: Array = HARM_WEIGHTS,
     starts: Sequence[int] = (0,),
 ) -> Array:
     """Log e-process against the challenger being on one side of the line, after each block.
 
     `odds` > 1 (default): against "not worse than the line", the test for harm; `odds` < 1: against "at the line or
-    worse". `challenger`, `champion`: counts (..., blocks, len(values)) of outcomes; `values` in [0, 1]; `mean`: the
-    champion's mean as known before each block (..., blocks). `starts`: blocks at which a part of the stake is bet
-    afresh, so that harm that begins with a larger share of traffic is not hidden by a good record; half is bet from the
-    first. Returns (..., blocks).
+    worse"; `weights` sum to 1. `challenger`, `champion`: counts (..., blocks, len(values)) of outcomes; `values` in
+    [0, 1]; `mean`: the champion's mean as known before each block (..., blocks). `starts`: blocks at which a part of
+    the stake is bet afresh, so that harm that begins with a larger share of traffic is not hidden by a good record.
+    Returns (..., blocks).
     """
     alternatives = shift_odds(_line(boundary, mean), odds)
     increments = _increments(challenger, champion, values, boundary, alternatives, mean[..., None], bool(odds[0] > 1))
-    return _mixed(increments, np.full(len(odds), 1 / len(odds)), starts)
+    return _mixed(increments, weights, starts)
 
 
 def log_safe(challenger: Array, champion: Array, values: Array, boundary: Boundary, mean: Array) -> Array:
@@ -145,7 +150,8 @@ def log_safe(challenger: Array, champion: Array, values: Array, boundary: Bounda
 
 
 def _line(boundary: Boundary, mean: Array) -> Array:
-    return np.clip(boundary.at(mean), 1e-5, 1 - 1e-5)[..., None]
+    line: Array = np.clip(boundary.at(mean), 1e-5, 1 - 1e-5)[..., None]
+    return line
 
 
 def _increments(
@@ -181,7 +187,7 @@ def _mixed(increments: Array, weights: Array, starts: Sequence[int]) -> Array:
     blocks = increments.shape[-2]
     total = np.cumsum(increments, axis=-2)
     late = [start for start in sorted(set(starts)) if 0 < start < blocks]
-    stakes = [(0, 1.0 if not late else 0.5)] + [(start, 0.5 / len(late)) for start in late]
+    stakes = [(0, _FIRST_STAKE if late else 1.0)] + [(start, (1 - _FIRST_STAKE) / len(late)) for start in late]
     parts = []
     for start, stake in stakes:
         since = total - (total[..., start - 1 : start, :] if start else 0.0)
