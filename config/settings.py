@@ -288,8 +288,6 @@ class Deploy(Section):
     rollout: Literal["direct", "canary"] = "direct"
     """What happens to a version that passed the gate: `direct` makes it champion (a person's run), `canary` makes it
     challenger and lets the canary controller decide (every automatic run)."""
-    logger_url: str | None = None
-    """Where copies of requests and answers go (the monitor's /events). None: the backend's default."""
     timeout_seconds: float = 300
     """Time until the new revision must be ready; then the old one goes on serving."""
 

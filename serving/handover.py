@@ -3,14 +3,9 @@
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from config.settings import Settings
-from models.errors import UserError
 from serving.registry import CHALLENGER, CHAMPION, Registry, Version
-
-if TYPE_CHECKING:
-    from serving.deploy.base import Deployer
 
 
 def register_candidate(
@@ -79,27 +74,9 @@ def make_champion(settings: Settings, reference: str) -> Version:
 
     Raises DeployFailed where it does not become ready: then what served before serves on, and no alias has moved.
     """
-    from serving.deploy.manifest import inference_service, storage_uri
+    from serving.deploy import deploy_version
 
     registry = Registry(settings.registry.uri or "", settings.registry.model)
     version = registry.resolve(reference)
-    deploy = settings.deploy
-    manifest = inference_service(
-        deploy.name, storage_uri(version.source), version.number, logger_url=deploy.logger_url or ""
-    )
-    open_deployer(deploy.target or "").apply(manifest, deploy.timeout_seconds)
+    deploy_version(settings, version)
     return registry.promote(version.number)
-
-
-def open_deployer(target: str) -> "Deployer":
-    """The backend that `deploy.target` names: ``local:HOME`` or ``kserve:NAMESPACE``. Raises UserError for others."""
-    backend, _, where = target.partition(":")
-    if backend == "local" and where:
-        from serving.deploy.local import LocalDeployer
-
-        return LocalDeployer(where)
-    if backend == "kserve" and where:
-        from serving.deploy.kserve import KServeDeployer
-
-        return KServeDeployer(where)
-    raise UserError(f"unknown deployment target {target!r}", "deploy.target", "local:HOME or kserve:NAMESPACE")
