@@ -86,6 +86,7 @@ def _record(settings: "Settings", model: str | None, known: bool) -> None:
 
 
 def _say_when_ready(home: Path, name: str) -> None:
+    import os
     import time
 
     from models.errors import UserError
@@ -93,7 +94,7 @@ def _say_when_ready(home: Path, name: str) -> None:
 
     deployer = LocalDeployer(home)
     try:
-        while deployer.url is None:
+        while (deployer.store.host() or {}).get("pid") != os.getpid() or deployer.url is None:
             time.sleep(0.05)
         status = deployer.wait(name, 300)
     except UserError as error:

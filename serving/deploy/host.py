@@ -171,6 +171,8 @@ class LocalHost:
             raise UserError(what, self.address, "choose another with --port") from None
         self.port = runner.addresses[0][1]
         if self.grpc_port is not None:
+            # Revisions are forked and exec at once; gRPC's own fork handlers would only warn of it.
+            os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
             from serving.deploy.grpc_proxy import serve_grpc
 
             self.grpc_port = await serve_grpc(proxy, self.address, self.grpc_port, stack)

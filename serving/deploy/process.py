@@ -257,7 +257,7 @@ class RevisionProcess:
                     stdout=output,
                     stderr=output,
                     start_new_session=True,  # Ctrl-C on a terminal is for the host alone, which then drains
-                    preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+                    preexec_fn=_end_with_parent(),
                 )
             except OSError as error:
                 return f"cannot start {self.command[0]}: {error.strerror}"
@@ -277,6 +277,12 @@ class RevisionProcess:
         return f"its process ended with {how}: {self.tail()}"
 
 
-def _die_with_parent() -> None:
-    """A host that is killed takes its revisions with it (PR_SET_PDEATHSIG, Linux)."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+def _end_with_parent() -> Callable[[], None] | None:
+    """Run in a child, makes a killed host take it along (PR_SET_PDEATHSIG); None where the kernel has no such thing.
+
+    The C function is looked up before the fork: a child of a process with threads must not load anything.
+    """
+    if sys.platform != "linux":
+        return None
+    prctl = ctypes.CDLL(None).prctl
+    return lambda: prctl(1, int(signal.SIGTERM))

@@ -88,9 +88,8 @@ class Proxy:
             body += chunk
             if len(body) > LARGEST_BODY_BYTES:
                 return _error(413, f"the body is larger than {LARGEST_BODY_BYTES} bytes")
-        newest = service.newest
-        why = f"no revision is ready: {newest.process.reason if newest and newest.process.reason else 'starting'}"
         started = time.monotonic()
+        why = await self._first_revision(service)
         for state in self.attempts(service):
             timeout = state.manifest.predictor.timeout_seconds
             try:
@@ -109,6 +108,17 @@ class Proxy:
                 log.warning("%s; trying again", why)
         return _error(503, why)
 
+    async def _first_revision(self, service: Service) -> str:
+        """Wait until a service just made has its first ready revision; returns why it has none, or nothing."""
+        deadline = time.monotonic() + service.manifest.predictor.timeout_seconds
+        while not service.shares():
+            newest = service.newest
+            failed = newest is not None and newest.process.failed
+            if failed or time.monotonic() > deadline:
+                return f"no revision is ready: {newest.process.reason if newest is not None else 'none is made'}"
+            await asyncio.sleep(0.02)
+        return ""
+
     async def _forward(
         self, request: web.BaseRequest, body: bytes, service: Service, state: RevisionState, endpoint: Endpoint
     ) -> web.Response:
@@ -126,6 +136,7 @@ class Proxy:
             self.logger.response(target, event_id, request.headers.get("Content-Type", ""), content)
         response = web.Response(status=answer.status, reason=answer.reason, body=content)
         response.headers.clear()
+        response.headers["Server"] = "hscode"
         for key, value in answer.headers.items():
             if key.lower() not in HOP_BY_HOP:
                 response.headers.add(key, value)
