@@ -59,7 +59,7 @@ def _post(identifier: str, summary: str, request: str, response: str) -> Schema:
     }
     reasons = {
         400: "The request is wrong; the error says what and where",
-        413: "The body or the number of instances is over the limit that the error names",
+        413: "The body is over the limit that the error names",
         415: "Content encoding or event batch that is not taken",
         503: "Too much is waiting; come again after Retry-After seconds",
     }
@@ -99,8 +99,8 @@ def _schemas(limits: Limits) -> Schema:
     instance = _object(
         {
             "description": text,
-            "digits": {"enum": list(DIGITS)},
-            "limit": {"type": "integer", "minimum": 1, "maximum": limits.candidates},
+            "digits": {"enum": [*DIGITS, None]},
+            "limit": {"type": ["integer", "null"], "minimum": 1, "maximum": limits.candidates},
         },
         ("digits", "limit"),
     )
@@ -117,7 +117,7 @@ def _schemas(limits: Limits) -> Schema:
         }
     )
     tensor = {"name": {"type": "string"}, "shape": _list({"type": "integer", "minimum": 0}, minItems=1)}
-    parameters = {"type": "object"}
+    parameters: Schema = {"type": "object"}
     outputs = ("code", "confidence", "status", "answer")
     return {
         "Error": _object({"error": {"type": "string"}}),
@@ -136,17 +136,7 @@ def _schemas(limits: Limits) -> Schema:
                 "id": {"type": "string"},
                 "parameters": parameters,
                 "inputs": _list(
-                    _object(
-                        {
-                            **tensor,
-                            "datatype": {"type": "string"},
-                            "parameters": parameters,
-                            "data": _list({"type": ["string", "integer"]}),
-                        },
-                        ("parameters",),
-                        more=True,
-                    ),
-                    minItems=1,
+                    {"oneOf": [_tensor("description", "BYTES", text), _tensor("digits"), _tensor("limit")]}, minItems=1
                 ),
                 "outputs": _list(_object({"name": {"enum": list(outputs)}, "parameters": parameters}, ("parameters",))),
             },
@@ -173,3 +163,17 @@ def _schemas(limits: Limits) -> Schema:
             }
         ),
     }
+
+
+def _tensor(name: str, datatype: str = "INT32", element: Schema | None = None) -> Schema:
+    return _object(
+        {
+            "name": {"const": name},
+            "shape": _list({"type": "integer", "minimum": 0}, minItems=1),
+            "datatype": {"const": datatype},
+            "parameters": {"type": "object"},
+            "data": _list(element or {"type": "integer"}),
+        },
+        ("parameters",),
+        more=True,
+    )

@@ -83,7 +83,7 @@ def _check_count(count: int, limits: Limits) -> None:
     if not count:
         raise Refused(400, "there are no instances")
     if count > limits.instances:
-        raise Refused(413, f"{count} instances; the limit is {limits.instances} a request")
+        raise Refused(400, f"{count} instances; the limit is {limits.instances} a request")
 
 
 def _text(text: str, where: str, limits: Limits) -> str:
@@ -104,14 +104,15 @@ def _instance(one: Any, where: str, limits: Limits) -> Instance:
     out: Instance = {"description": _text(text, where, limits)}
     digits = one.get("digits")
     if digits is not None:
-        if isinstance(digits, bool) or digits not in DIGITS:
+        if isinstance(digits, (bool, str)) or digits not in DIGITS:
             raise Refused(400, f'"digits" of {where} must be 2, 4 or 6')
         out["digits"] = int(digits)
     limit = one.get("limit")
     if limit is not None:
-        if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= limits.candidates:
+        whole = isinstance(limit, int) or (isinstance(limit, float) and limit.is_integer())
+        if isinstance(limit, bool) or not whole or not 1 <= limit <= limits.candidates:
             raise Refused(400, f'"limit" of {where} must be 1 to {limits.candidates}')
-        out["limit"] = limit
+        out["limit"] = int(limit)
     return out
 
 

@@ -271,11 +271,11 @@ def test_explanations_are_deterministic_and_say_who_answered(http: httpx.Client)
         (PREDICT, b'{"instances": [{"description": "a", "digits": true}]}', 400, "2, 4 or 6"),
         (PREDICT, b'{"instances": [{"description": "a", "limit": 21}]}', 400, "1 to 20"),
         (PREDICT, b'{"instances": [{"description": "a", "digit": 4}]}', 400, "'digit'"),
-        (PREDICT, json.dumps({"instances": ["a"] * 41}).encode(), 413, "the limit is 40"),
+        (PREDICT, json.dumps({"instances": ["a"] * 41}).encode(), 400, "the limit is 40"),
         (PREDICT, json.dumps({"instances": ["a" * 1501]}).encode(), 400, "the limit is 1500"),
         (PREDICT, b'{"instances": ["' + b"a" * 60_000 + b'"]}', 413, "60000"),
         (INFER, b"{}", 400, '"inputs"'),
-        (INFER, json.dumps(v2(["a"] * 41)).encode(), 413, "the limit is 40"),
+        (INFER, json.dumps(v2(["a"] * 41)).encode(), 400, "the limit is 40"),
         (
             INFER,
             b'{"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": ["a"]}]}',
