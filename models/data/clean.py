@@ -19,7 +19,7 @@ def clean_text(text: str) -> str:
 
     Idempotent: cleaning twice gives the same.
 
-    >>> clean_text("  Men&#39;s \\tT-shirt，\\u200b100% cotton ")
+    >>> clean_text("  Men&#39;s \\tT-shirt\\uff0c\\u200b100% cotton ")
     "Men's T-shirt,100% cotton"
     """
     if text.isascii() and "&" not in text:
@@ -34,7 +34,7 @@ def clean_text(text: str) -> str:
 
 
 def identity(text: str) -> int:
-    """64-bit number of a clean text, case ignored: equal texts are exact duplicates. Stable across versions and machines.
+    """64-bit number of a clean text, case ignored: texts that share it are exact duplicates. The same everywhere.
 
     >>> identity("Cotton Shirt") == identity("cotton shirt")
     True

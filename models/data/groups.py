@@ -8,8 +8,8 @@ Two descriptions are near-duplicates when
 A group is what such pairs connect.
 
 1 to 3 are exact and need no comparison of rows: hashes of sets are grouped. Misspellings are found between words, of
-which there are far fewer than rows. 4 finds its candidates by MinHash and banding (each pair at the threshold is found with
-a chance of 0.99 or more) and then counts the words that both share. Everything is done on arrays; see
+which there are far fewer than rows. 4 finds its candidates by MinHash and banding (a pair at the threshold meets in a
+band with a chance of 0.99 or more) and then counts the words that both share. Everything is done on arrays; see
 docs/decisions/0001-near-duplicates.md for what was weighed and measured.
 """
 
@@ -223,7 +223,8 @@ class _Vocabulary:
 def _ranges(start: Ints, length: Ints) -> Ints:
     """``start[0], start[0] + 1, …`` for each of the ranges, one after the other."""
     ends = np.cumsum(length)
-    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(start - (ends - length), length)
+    result: Ints = np.arange(ends[-1] if len(ends) else 0) + np.repeat(start - (ends - length), length)
+    return result
 
 
 def _once(values: Hashes) -> Hashes:
@@ -304,7 +305,7 @@ class _Spelling:
 
 
 def _singulars(word: str) -> Iterator[str]:
-    if len(word) > 3 and word[-1] == "s" and word[-2] not in "su":
+    if len(word) > 3 and word[-1] == "s" and word[-2] != "s":
         if word.endswith("ies"):
             yield word[:-3] + "y"
         if word.endswith(("xes", "ches", "shes", "sses", "zes")):
@@ -493,12 +494,9 @@ class _Union:
 
     def firsts_of(self, rows: Ints) -> Ints:
         """The first row of each row's set."""
-        found: Ints = self._parent[rows]
-        while True:
-            next_: Ints = self._parent[found]
-            if np.array_equal(next_, found):
-                break
-            found = next_
+        found = self._parent[rows]
+        while not np.array_equal(further := self._parent[found], found):
+            found = further
         self._parent[rows] = found
         return found.astype(np.int64)
 

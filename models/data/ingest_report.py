@@ -61,7 +61,7 @@ def _binned(counts: Mapping[int, int]) -> list[tuple[str, int]]:
     bins = [0] * (len(_STEPS) + 1)
     for value, count in counts.items():
         bins[_first(i for i, step in enumerate(_STEPS) if value <= step)] += count
-    names = [str(step) if step <= 2 else f"{_STEPS[i - 1] + 1}–{step}" for i, step in enumerate(_STEPS)]
+    names = [str(step) if step <= 2 else f"{_STEPS[i - 1] + 1} to {step}" for i, step in enumerate(_STEPS)]
     rows = list(zip([*names, f"more than {_STEPS[-1]}"], bins, strict=True))
     while len(rows) > 1 and not rows[-1][1]:
         rows.pop()

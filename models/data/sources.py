@@ -1,7 +1,7 @@
 """Rows out of files: csv, parquet or jsonl, plain, gzip or zstd, local or anything fsspec opens (http, s3).
 
-Files are read as a stream of batches. Row numbers and original lines survive, so that a row that is refused can be found
-again: rows count from 1, a csv's header and blank lines not among them.
+Files are read as a stream of batches. Row numbers and original lines survive, so that a row that is refused can be
+found again: rows count from 1, a csv's header and blank lines not among them.
 """
 
 import codecs
@@ -82,8 +82,8 @@ class Batch:
 def read_batches(address: str, wanted: Wanted, scratch: Path, progress: Callable[[int], None]) -> Iterator[Batch]:
     """Yield the rows of one file.
 
-    `scratch` is a folder for a remote parquet file (the format needs random access). `progress` is given the bytes read.
-    Raises UserError, naming the file, for whatever keeps the whole file from being read.
+    `scratch` is a folder for a remote parquet file (the format needs random access). `progress` is given the number of
+    bytes that were read. Raises UserError, naming the file, for whatever keeps the whole file from being read.
     """
     with file_errors(address), open_raw(address) as raw:
         blocks = _Blocks(raw, progress)
@@ -147,7 +147,13 @@ def open_raw(address: str) -> Iterator[IO[bytes]]:
 
     protocol = address.partition("://")[0]
     try:
-        options: dict[str, Any] = {"block_size": 0} if protocol in ("http", "https") else {}
+        options: dict[str, Any] = {}
+        if protocol in ("http", "https"):
+            import aiohttp
+
+            # Streamed, and without the library's limit of five minutes for a whole file.
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=120)
+            options = {"block_size": 0, "client_kwargs": {"timeout": timeout}}
         opened = fsspec.open(address, "rb", **options)
     except (ValueError, ImportError) as error:
         raise UserError(f"cannot open {protocol}:// addresses ({_said(error)})", address) from None
@@ -232,10 +238,12 @@ def _format(address: str, blocks: _Blocks) -> str:
         name = name.removesuffix(ending)
     if name.endswith(".parquet"):
         raise UserError("is named parquet but is none (it does not begin with PAR1)", address)
-    if name.endswith((".jsonl", ".ndjson", ".json")):
-        return "jsonl"
     if name.endswith((".csv", ".tsv", ".txt")):
         return "csv"
+    if head.lstrip(codecs.BOM_UTF8 + b" \t\r\n").startswith(b"["):
+        raise UserError("is one JSON array", address, "write one object a line (jsonl)")
+    if name.endswith((".jsonl", ".ndjson", ".json")):
+        return "jsonl"
     return "jsonl" if head.lstrip(codecs.BOM_UTF8 + b" \t\r\n").startswith(b"{") else "csv"
 
 
@@ -439,7 +447,9 @@ class _CsvReader:
         first = self._pending.pop(0)
         self._line += 1
         if isinstance(first, _Line):
-            raise UserError(f"the header cannot be read: {first.reason}", address)
+            raise UserError(
+                f"the header cannot be read: {first.reason}", address, "see data.encoding, data.max_line_bytes"
+            )
         plain = "".join(first.split('"')[::2])
         delimiter = max(_DELIMITERS, key=plain.count)
         try:
@@ -468,49 +478,50 @@ class _CsvReader:
         starts: list[int] = []
         texts: list[str] = []
         refused: list[Refused] = []
-        lines, position, width = self._pending, 0, len(self.header)
+        lines, width = self._pending, len(self.header)
+        marks = [*(i for i, line in enumerate(lines) if isinstance(line, _Line)), len(lines)]
+        mark = position = 0
 
-        def refuse(reason: str, original: str) -> None:
+        def refuse(at: int, reason: str, original: str) -> None:
             self.rows += 1
-            refused.append(Refused(self.rows, self._line + position, reason, original))
+            refused.append(Refused(self.rows, self._line + at, reason, original))
 
         while position < len(lines):
             line = lines[position]
             if isinstance(line, _Line):
-                refuse(line.reason, line.original)
-                position += 1
+                refuse(position, line.reason, line.original)
+                mark, position = mark + 1, position + 1
                 continue
-            stop = position
-            while stop < len(lines) and not isinstance(lines[stop], _Line):
-                stop += 1
-            run: list[str] = lines[position:stop]  # type: ignore[assignment]
-            reader = csv.reader((each + "\n" for each in run), delimiter=self.delimiter, strict=True)
-            base, done, trouble = position, 0, ""
+            stop, base = marks[mark], position
+            reader = csv.reader((f"{lines[i]}\n" for i in range(base, stop)), delimiter=self.delimiter, strict=True)
+            trouble = ""
             try:
                 for record in reader:
-                    position, begun, done = base + done, done, reader.line_num
-                    if len(record) != width:
-                        if not record or (len(record) == 1 and not record[0].strip()):
-                            position = base + done
-                            continue
-                        if len(record) > width and not any(record[width:]):
-                            record = record[:width]
-                        else:
-                            trouble = f"{len(record)} fields, the header has {width}"
+                    after = base + reader.line_num
+                    if len(record) > width and not any(record[width:]):
+                        record = record[:width]
+                    if len(record) == width:
+                        self.rows += 1
+                        numbers.append(self.rows)
+                        records.append(record)
+                        starts.append(self._line + position)
+                        single = after == position + 1
+                        texts.append(str(lines[position] if single else "\n".join(map(str, lines[position:after]))))
+                    elif record and (len(record) > 1 or record[0].strip()):
+                        trouble = f"{len(record)} fields, the header has {width}"
+                        if after > position + 1:
                             break
-                    self.rows += 1
-                    numbers.append(self.rows)
-                    records.append(record)
-                    starts.append(self._line + position)
-                    texts.append(run[begun] if done - begun == 1 else "\n".join(run[begun:done]))
-                    position = base + done
+                        refuse(position, trouble, str(lines[position]))
+                        trouble = ""
+                    position = after
             except csv.Error as error:
-                open_quote = stop == len(lines) and "unexpected end" in str(error)
-                if open_quote and not self._ended and sum(map(len, lines[position:])) <= self._limit:
+                unclosed = "unexpected end" in str(error)
+                more = unclosed and stop == len(lines) and not self._ended
+                if more and sum(len(str(each)) for each in lines[position:]) <= self._limit:
                     break
-                trouble = "a quote is not closed" if "unexpected end" in str(error) else f"broken csv ({error})"
+                trouble = "a quote is not closed" if unclosed else f"broken csv ({error})"
             if trouble:
-                refuse(trouble, str(lines[position]))
+                refuse(position, trouble, str(lines[position]))
                 position += 1
         self._line += position
         self._pending = lines[position:]

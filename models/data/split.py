@@ -1,12 +1,13 @@
 """Split: train, valid and test by near-duplicate group, stratified by heading.
 
 Which rows are judged. Traders' descriptions (label_kind given or corrected) and vague ones are; nomenclature texts are
-training material: they stay in train, unless a near-duplicate of theirs, written by a trader, is drawn for valid or test:
-a group always moves as one. So no part holds a near-duplicate of another part's row.
+training material: they stay in train, unless a near-duplicate of theirs, written by a trader, is drawn for valid or
+test: a group always moves as one. So no part holds a near-duplicate of another part's row.
 
-Which groups are drawn. Within each heading the groups are put in the order of a hash of their content and the seed, and
-the first test_share of them go to test, the next valid_share to valid. The order does not depend on other rows, so rows
-that are added later leave nearly all earlier ones where they are: a new version is not judged on what the old one learnt.
+Which groups are drawn. Within each heading the groups are put in the order of a hash of their content and the seed,
+and the first test_share of them go to test, the next valid_share to valid. The order does not depend on other rows, so
+rows that are added later leave nearly all earlier ones where they are: a version is hardly judged on what it, or an
+earlier one that it is compared with, has learnt.
 
 What stays in train: a group that holds the only rows of a class; a group so large that it alone would weigh on a part's
 score; and, where the draw took all groups of a class, one of them.
@@ -73,10 +74,10 @@ class SplitReport:
 
 
 def split(rows_dir: Path, settings: Settings, out: Path) -> SplitReport:
-    """Cut the rows of an ingest folder into `out`: train.parquet, valid.parquet, test.parquet, split.json, edition.json.
+    """Cut the rows of an ingest folder into three parts.
 
-    Weights count in training only: rows of valid and test are written with weight 1. Raises UserError where there are too
-    few rows for three parts.
+    Writes train.parquet, valid.parquet, test.parquet, split.json and edition.json into `out`. Weights count in training
+    only: rows of valid and test are written with weight 1. Raises UserError where the rows are too few for three parts.
     """
     from pyarrow import parquet
 
@@ -116,8 +117,8 @@ def assign(
     cut = settings.split
     judged = kinds != "nomenclature"
     rule = (
-        "groups with rows of kind given, corrected or vague are drawn within their heading by a hash of content and seed; "
-        "rows of kind nomenclature are training material and leave train only with a near-duplicate that was drawn"
+        "groups with rows of kind given, corrected or vague are drawn within their heading by a hash of content and "
+        "seed; rows of kind nomenclature are for training and leave train only with a near-duplicate that was drawn"
     )
     if not judged.any():
         judged = np.ones(len(labels), dtype=bool)
@@ -157,7 +158,7 @@ def assign(
         for taken, (order, each) in enumerate(members[: test + valid]):
             part_of[each] = 2 if taken < test else 1
             drawn.append((order, each))
-    reasons["last group of a class"] = _return_last(part_of, pairs, dict((each, order) for order, each in drawn))
+    reasons["last group of a class"] = _return_last(part_of, pairs, {each: order for order, each in drawn})
     _fill_empty(part_of, strata)
     return part_of[inverse], SplitReport(
         seed=cut.seed, test_share=cut.test_share, valid_share=cut.valid_share, kept_in_train=reasons, rule=rule

@@ -9,10 +9,10 @@ def upsample(
 ) -> npt.NDArray[np.int64]:
     """Row numbers of an up-sampled training part: every row once, rows of small classes again.
 
-    `labels` (class numbers) and `weights` (None: all alike) have shape (rows,) and are of the training part alone: valid
-    and test are never passed here. A class of n rows is filled up to largest * (n / largest) ** (1 - alpha): alpha 0
-    leaves sizes alone, 1 makes all classes as large as the largest. Rows are repeated evenly, and what does not divide
-    goes to rows drawn in proportion to their weight; rows of weight 0 are not repeated. Same arguments, same result.
+    `labels` (class numbers) and `weights` (None: all alike) have shape (rows,) and are of the training part alone:
+    valid and test are never passed here. A class of n rows is filled up to largest * (n / largest) ** (1 - alpha):
+    alpha 0 leaves sizes alone, 1 makes all classes as large as the largest. Rows are repeated in proportion to their
+    weight, and what does not divide is drawn; rows of weight 0 are not repeated. Same arguments, same result.
     """
     rows = np.arange(len(labels), dtype=np.int64)
     if alpha == 0 or not len(labels):
@@ -40,4 +40,5 @@ def _filled(rest: npt.NDArray[np.float64], wanted: int) -> npt.NDArray[np.float6
     """Chances in proportion to `rest`, with enough of them above zero to draw `wanted` without replacement."""
     if np.count_nonzero(rest) < wanted:
         rest = rest + 1e-9
-    return rest / rest.sum()
+    chances: npt.NDArray[np.float64] = rest / rest.sum()
+    return chances
