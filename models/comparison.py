@@ -5,18 +5,67 @@ The decisions themselves are pure (`models.selection`, `models.gate`); here is w
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
 from config.settings import Settings
+from models.bundle import Bundle
+from models.cost import Usage, price
+from models.evaluation import TRADER_KINDS, Bools, Outcomes, evaluate, outcomes, true_codes
+from models.gate import Evidence, Side, Verdict, gate
 from models.progress import report as say
+from models.selection import Selection, row_scores, select
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from models.bundle import Bundle
+
+@dataclass(frozen=True)
+class Judged:
+    """A bundle's answers to labelled rows; probabilities are computed once."""
+
+    bundle: Bundle
+    frame: "pl.DataFrame"
+
+    @cached_property
+    def texts(self) -> list[str]:
+        """The descriptions asked."""
+        return list(self.frame["description"].to_list())
+
+    @cached_property
+    def probabilities(self) -> npt.NDArray[np.float32]:
+        """(rows, classes), calibrated."""
+        return self.bundle.probabilities(self.texts)
+
+    @cached_property
+    def outcomes(self) -> Outcomes:
+        """What is right at which level."""
+        return outcomes(self.bundle.levels, self.probabilities, true_codes(self.frame))
+
+    def figures(self, counts: Mapping[str, int], settings: Settings) -> dict[str, Any]:
+        """All figures of `models.evaluation`."""
+        return evaluate(
+            self.bundle.levels,
+            self.probabilities,
+            self.frame,
+            self.bundle.thresholds,
+            counts,
+            settings.evaluate.rare_rows,
+            self.bundle.informative(self.texts),
+        )
+
+    @property
+    def side(self) -> Side:
+        """As the gate sees it."""
+        return Side(self.bundle.levels, self.outcomes)
 
 
 def train_counts(parts: Path) -> dict[str, int]:
@@ -28,34 +77,30 @@ def train_counts(parts: Path) -> dict[str, int]:
     return {code: int(count) for code, count in rows.group_by("hs6").len().iter_rows()}
 
 
-def figures(bundle: "Bundle", frame: "pl.DataFrame", counts: Mapping[str, int], settings: Settings) -> dict[str, Any]:
-    """All figures of `models.evaluation` for a bundle on labelled rows."""
-    from models.evaluation import evaluate
-
-    texts = frame["description"].to_list()
-    return evaluate(
-        bundle.levels,
-        bundle.probabilities(texts),
-        frame,
-        bundle.thresholds,
-        counts,
-        settings.evaluate.rare_rows,
-        bundle.informative(texts),
-    )
+def judged_rows(frame: "pl.DataFrame") -> Bools:
+    """(rows,): those that decide: trader-style rows with a code, or all with a code where there are none such."""
+    coded = np.array([code is not None for code in true_codes(frame)], dtype=bool)
+    trader = coded & np.isin(np.array(frame["label_kind"].to_list()), TRADER_KINDS)
+    return trader if trader.any() else coded
 
 
 def evaluate_bundles(bundles: Mapping[str, Path], parts: Path, settings: Settings, out: Path) -> None:
-    """Measure each bundle on the test part; writes ``KIND.json`` into the folder `out`."""
+    """Measure each bundle on the test part; writes into `out` ``KIND.json`` (figures) and ``scores.npz`` (one score a
+    near-duplicate group and kind, the groups in the same order for all)."""
     import polars as pl
-
-    from models.bundle import Bundle
 
     out.mkdir(parents=True, exist_ok=True)
     frame, counts = pl.read_parquet(parts / "test.parquet"), train_counts(parts)
+    rows, scores = judged_rows(frame), {}
     for done, (kind, folder) in enumerate(bundles.items()):
         say("evaluate", done, len(bundles), kind)
-        measured = figures(Bundle.load(folder, settings.train.threads), frame, counts, settings)
-        (out / f"{kind}.json").write_text(json.dumps(measured), encoding="utf-8")
+        judged = Judged(Bundle.load(folder, settings.train.threads), frame)
+        figures = judged.figures(counts, settings)
+        figures["serving_memory_mb"] = serving_memory_mb(folder)
+        (out / f"{kind}.json").write_text(json.dumps(figures), encoding="utf-8")
+        groups = frame["group"].to_list()
+        scores[kind] = row_scores(judged.outcomes, rows, settings.select.level_weights, groups)
+    np.savez(out / "scores.npz", **scores)
 
 
 def read_evaluation(folder: Path) -> dict[str, dict[str, Any]]:
@@ -63,41 +108,126 @@ def read_evaluation(folder: Path) -> dict[str, dict[str, Any]]:
     return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))}
 
 
-@dataclass(frozen=True)
-class Selection:
-    kind: str
-    reason: str
+def serving_memory_mb(folder: Path) -> float:
+    """Peak resident memory (MB) of a fresh process that loads the bundle and answers once."""
+    code = (
+        "import resource, sys\nfrom models.bundle import Bundle\nBundle.load(sys.argv[1]).answer(['cotton shirt'])\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True)
+    return int(done.stdout) / (2**20 if sys.platform == "darwin" else 1024)
+
+
+def usage_of(card: Mapping[str, Any], memory_mb: float) -> Usage:
+    """What a bundle's card and `serving_memory_mb` measured, as the price list reads it."""
+    training = card["training"]
+    return Usage(
+        train_seconds=training["seconds"],
+        train_cpus=training["threads"],
+        train_gb=training["peak_memory_mb"] / 1e3,
+        predict_seconds=card["latency_ms"]["p50"] / 1e3,
+        serve_gb=memory_mb / 1e3,
+        bundle_bytes=card["size_bytes"],
+    )
 
 
 def select_bundle(bundles: Mapping[str, Path], evaluation: Path, settings: Settings, out: Path) -> Selection:
-    """Choose one bundle, copy it to `out`, and put its figures and the reason into its card."""
+    """Choose one bundle and copy it to `out`, with its figures, its price and the reason in its card.
+
+    ``selection.json`` beside the card has the whole comparison.
+    """
     measured = read_evaluation(evaluation)
-    group = {kind: m["groups"].get("trader") or m["groups"]["all"] for kind, m in measured.items()}
-    best = max(sorted(bundles), key=lambda kind: group[kind]["levels"]["6"]["top1"]["value"])
-    selection = Selection(best, f"{best} has the best HS6 top-1")
-    shutil.copytree(bundles[selection.kind], out, dirs_exist_ok=True)
-    card_file = out / "card.json"
-    card = json.loads(card_file.read_text(encoding="utf-8"))
-    card["metrics"] = measured[selection.kind]
-    card["selection"] = {"kind": selection.kind, "reason": selection.reason}
-    card_file.write_text(json.dumps(card, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    return selection
+    with np.load(evaluation / "scores.npz", allow_pickle=False) as stored:
+        scores = {kind: stored[kind] for kind in bundles}
+    cards = {kind: _read(folder / "card.json") for kind, folder in bundles.items()}
+    usages = {kind: usage_of(card, measured[kind]["serving_memory_mb"]) for kind, card in cards.items()}
+    costs = {kind: price(usage, settings.cost) for kind, usage in usages.items()}
+    chosen = select(
+        scores, {kind: cost.month for kind, cost in costs.items()}, settings.select.margin, settings.select.confidence
+    )
+    shutil.copytree(bundles[chosen.kind], out, dirs_exist_ok=True)
+    card = cards[chosen.kind] | {
+        "metrics": measured[chosen.kind],
+        "selection": {"kind": chosen.kind, "reason": chosen.reason},
+        "cost": costs[chosen.kind].as_dict(),
+    }
+    _write(out / "card.json", card)
+    priced = {kind: {**cost.as_dict(), "usage": vars(usages[kind])} for kind, cost in costs.items()}
+    _write(out / "selection.json", {**chosen.as_dict(), "costs": priced})
+    return chosen
 
 
-@dataclass(frozen=True)
-class GateResult:
-    passed: bool
-    reason: str
+def gate_candidate(candidate: Path, champion: Path | None, parts: Path, settings: Settings, out: Path) -> Verdict:
+    """Judge the candidate against the champion on the test part and on every reference set; writes gate.json."""
+    import polars as pl
 
-
-def gate_candidate(candidate: Path, champion: Path | None, parts: Path, settings: Settings, out: Path) -> GateResult:
+    new = Bundle.load(candidate, settings.train.threads)
+    evidence = []
+    if champion is not None:
+        old = Bundle.load(champion, settings.train.threads)
+        frame = pl.read_parquet(parts / "test.parquet")
+        test = frame.filter(pl.Series(judged_rows(frame)))
+        evidence.append(_evidence("test", new, old, test, test["group"].to_list(), True))
+        for name, path in sorted(settings.evaluate.reference_sets.items()):
+            evidence.append(_evidence(name, new, old, labelled(path, settings), None, False))
+    verdict = gate(evidence, new.card["latency_ms"]["p95"], settings.gate)
     out.mkdir(parents=True, exist_ok=True)
-    result = GateResult(True, "no gate yet")
-    (out / "gate.json").write_text(json.dumps({"passed": True, "reason": result.reason}), encoding="utf-8")
-    return result
+    _write(out / "gate.json", verdict.as_dict())
+    return verdict
 
 
 def write_report(
     rows: Path, parts: Path, evaluation: Path, chosen: Path, verdict: Path, settings: Settings, out: Path
 ) -> None:
-    out.write_text("<p>report</p>", encoding="utf-8")
+    """The run's page (`models.report`) from what its steps left."""
+    from models.report import Content, render
+
+    selection, card, ingest = (
+        _read(file) for file in (chosen / "selection.json", chosen / "card.json", rows / "ingest.json")
+    )
+    names = ("pipeline_run", "data_hash", "settings_hash", "git_commit")
+    content = Content(
+        models=read_evaluation(evaluation),
+        chosen=selection["kind"],
+        synthetic=any(name.startswith("synthetic") for name in ingest["sources"]),
+        split=_read(parts / "split.json"),
+        ingest=ingest,
+        class_sizes=sorted(train_counts(parts).values(), reverse=True),
+        selection=selection,
+        gate=_read(verdict / "gate.json"),
+        costs=selection["costs"],
+        currency=settings.cost.currency,
+        facts={name.replace("_", " "): str(card.get(name, "")) for name in names},
+    )
+    render(content, out)
+
+
+def labelled(path: str, settings: Settings) -> "pl.DataFrame":
+    """A labelled file outside the training sources as rows (ingest's cleaning and checks, without its merging)."""
+    import tempfile
+
+    import polars as pl
+
+    from config.settings import Source
+    from models.data.ingest import ingest
+
+    data = settings.data.model_copy(update={"sources": (Source(path=path),)})
+    with tempfile.TemporaryDirectory() as folder:
+        ingest(settings.model_copy(update={"data": data}), Path(folder) / "rows", step="evaluate")
+        return pl.read_parquet(Path(folder) / "rows" / "rows.parquet")
+
+
+def _evidence(
+    name: str, new: Bundle, old: Bundle, frame: "pl.DataFrame", groups: list[int] | None, calibrated: bool
+) -> Evidence:
+    candidate, champion = Judged(new, frame), Judged(old, frame)
+    return Evidence(name, candidate.texts, true_codes(frame), candidate.side, champion.side, groups, calibrated)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")

@@ -24,7 +24,7 @@ def register_candidate(
         "kind": str(card["kind"]),
         "data_hash": str(card.get("data_hash", "")),
         "settings_hash": str(card.get("settings_hash", "")),
-        "commit": str(card.get("commit", "unknown")),
+        "commit": str(card.get("git_commit", "unknown")),
         "edition": str(card.get("edition", "")),
         "pipeline_run": run,
         "triggered_by": triggered_by,

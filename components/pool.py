@@ -1,0 +1,48 @@
+"""Step 4b: chosen members become one model."""
+
+from kfp.dsl import Artifact, Dataset, Input, Model, Output, component
+
+from components.step import IMAGE
+
+
+@component(base_image=IMAGE, install_kfp_package=False)
+def pool(
+    settings: str,
+    parts: Input[Dataset],  # type: ignore[type-arg]
+    embedding: Input[Artifact],  # type: ignore[type-arg]
+    bundle: Output[Model],  # type: ignore[type-arg]
+    textcnn: Input[Model] = None,  # type: ignore[type-arg,assignment]
+    bilstm: Input[Model] = None,  # type: ignore[type-arg,assignment]
+    transformer: Input[Model] = None,  # type: ignore[type-arg,assignment]
+    dnn: Input[Model] = None,  # type: ignore[type-arg,assignment]
+    svc: Input[Model] = None,  # type: ignore[type-arg,assignment]
+    encoder: Input[Model] = None,  # type: ignore[type-arg,assignment]
+) -> None:
+    """Average the members' calibrated probabilities with weights from the valid part (models.nets.pool).
+
+    Args:
+        settings: The resolved settings tree as JSON.
+        parts: Folder of the split step.
+        embedding: Folder of the embed step.
+        bundle: The pool's bundle, its members inside.
+        textcnn: Bundle of a member; so the others.
+        bilstm: Bundle.
+        transformer: Bundle.
+        dnn: Bundle.
+        svc: Bundle.
+        encoder: Bundle.
+    """
+    from pathlib import Path
+
+    from components.step import step
+    from config.settings import Settings
+    from models.training import train_bundle
+
+    given = {
+        "textcnn": textcnn, "bilstm": bilstm, "transformer": transformer,
+        "dnn": dnn, "svc": svc, "encoder": encoder,
+    }  # fmt: skip
+    members = {kind: Path(member.path) for kind, member in given.items() if member is not None}
+    with step("train-pool"):
+        tree = Settings.from_json(settings)
+        train_bundle("pool", Path(parts.path), Path(embedding.path), tree, Path(bundle.path), members=members)
