@@ -6,6 +6,7 @@ comes from and what it is worth), `reference.json` (what its training texts look
 """
 
 import json
+import os
 from collections.abc import Hashable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -132,6 +133,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _session(path: Path, threads: int) -> Any:
+    # The official wheels report use to Microsoft (newer ones on Linux too); this is read once, at the import.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

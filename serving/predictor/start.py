@@ -35,3 +35,23 @@ def serve(options: Options) -> None:
     gc.enable()
     engine = Engine(options.limits.waiting, options.batch_rows)
     server.start([HSModel(options.model_name, loaded["bundle"], engine, options.limits, options.version)])
+
+
+def import_all() -> None:
+    """Import what serving imports, and do nothing with it: the image's build has the bytecode written by this."""
+    from serving.predictor import lean, options
+
+    options.parse([])
+    lean.install()
+    import onnxruntime  # noqa: F401
+
+    import models.answer
+    import models.bundle
+    import models.text.encode  # noqa: F401
+    import serving.predictor.__main__
+    import serving.predictor.openapi
+    import serving.predictor.server  # noqa: F401
+
+
+if __name__ == "__main__":
+    import_all()
