@@ -2,7 +2,7 @@
 
 Layout of the dict (`metrics.json`); shares are 0..1, a `{value, low, high}` is a share with its 95 % Wilson interval:
 
-    format 1 · rows · classes (six-digit, known to the model) · train_rows · rare_rows (the limit used) · thresholds
+    format 1 · rows · classes (six-digit, known to the model) · train_rows or null · rare_rows (the limit) · thresholds
     groups   {"all", "trader" (label_kind given or corrected), "nomenclature"} → group; a group without rows is left out
     sources  {name of the source} → group
     vague    {rows, not_answered {value, low, high}, caught {value, low, high} (status vague)} or null
@@ -93,7 +93,7 @@ def evaluate(
     probabilities: Floats,
     frame: "pl.DataFrame",
     thresholds: Mapping[str, float],
-    train_counts: Mapping[str, int],
+    train_counts: Mapping[str, int] | None,
     rare_rows: int = 5,
     informative: Sequence[bool] | None = None,
 ) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def evaluate(
     `code`, `source`, `label_kind`), in the layout above.
 
     `train_counts` are training rows by six-digit code before any up-sampling; a class with at most `rare_rows` of them
-    is rare. `informative` (n,): the text has a token that the model knows.
+    is rare (None: not known, and no rare-class recall). `informative` (n,): the text has a token that the model knows.
     """
     codes = true_codes(frame)
     seen = outcomes(levels, probabilities, codes)
@@ -109,7 +109,7 @@ def evaluate(
     kinds = np.array(frame["label_kind"].to_list() if "label_kind" in frame.columns else ["given"] * frame.height)
     sources = np.array(frame["source"].to_list() if "source" in frame.columns else ["all"] * frame.height)
     coded = np.array([c is not None for c in codes], dtype=bool)
-    counts = {d: _level_counts(levels, train_counts, d) for d in DIGITS}
+    counts = {d: None if train_counts is None else _level_counts(levels, train_counts, d) for d in DIGITS}
     masks = {
         "all": coded,
         "trader": coded & np.isin(kinds, TRADER_KINDS),
@@ -128,7 +128,7 @@ def evaluate(
         "format": 1,
         "rows": int(coded.sum()),
         "classes": len(levels.codes[6]),
-        "train_rows": int(sum(train_counts.values())),
+        "train_rows": None if train_counts is None else int(sum(train_counts.values())),
         "rare_rows": rare_rows,
         "thresholds": dict(thresholds),
         "groups": {name: group(mask) for name, mask in masks.items() if mask.any()},
@@ -183,11 +183,13 @@ def _level_counts(levels: Levels, train_counts: Mapping[str, int], digits: int) 
 
 
 def _level(
-    levels: Levels, seen: Outcomes, rows: Bools, digits: int, counts: npt.NDArray[np.int64], rare_rows: int
+    levels: Levels, seen: Outcomes, rows: Bools, digits: int, counts: npt.NDArray[np.int64] | None, rare_rows: int
 ) -> dict[str, Any]:
     truth, best, sure = seen.truth[digits][rows], seen.best[digits][rows], seen.sure[digits][rows]
     right = seen.right(digits)[rows]
-    rare = (truth < 0) | (counts[truth] <= rare_rows) if len(counts) else np.ones(len(truth), dtype=bool)
+    rare = np.zeros(len(truth), dtype=bool)
+    if counts is not None:
+        rare = (truth < 0) | (counts[truth] <= rare_rows) if len(counts) else ~rare
     return {
         "rows": int(rows.sum()),
         "classes": len(np.unique(truth)),
