@@ -89,7 +89,7 @@ def draw_errors(random: np.random.Generator, challenger: NDArray[np.bool_], effe
     """1 where a request failed."""
     later = np.where(np.arange(challenger.shape[1]) >= 4000, effect.drift, 1.0)
     rate = np.where(challenger, np.float32(effect.errors * ERROR_RATE), np.float32(ERROR_RATE)) * later
-    return (random.random(challenger.shape, dtype=np.float32) < rate).astype(float)
+    return np.asarray(random.random(challenger.shape, dtype=np.float32) < rate, dtype=np.float64)
 
 
 def draw_wrong(random: np.random.Generator, challenger: NDArray[np.bool_], effect: Effect) -> Floats:
@@ -99,7 +99,7 @@ def draw_wrong(random: np.random.Generator, challenger: NDArray[np.bool_], effec
 
 def draw_seconds(random: np.random.Generator, challenger: NDArray[np.bool_], effect: Effect) -> Floats:
     """Latencies, log-normal."""
-    seconds = np.exp(SPREAD * random.standard_normal(challenger.shape, dtype=np.float32)) * MEDIAN_SECONDS
+    seconds: Floats = np.exp(SPREAD * random.standard_normal(challenger.shape, dtype=np.float32)) * MEDIAN_SECONDS
     seconds = seconds * np.where(challenger, effect.slower, 1.0)
     if effect.episodes:
         stretches = (2, challenger.shape[0], challenger.shape[1] // 50)

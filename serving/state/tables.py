@@ -170,6 +170,8 @@ class Canary(Base):
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     namespace: Mapped[str] = mapped_column(String(63), default="")
     service: Mapped[str] = mapped_column(String(63))
+    service_uid: Mapped[str] = mapped_column(String(63))
+    """Of the InferenceService at the start: one of the same name made later is another."""
     model: Mapped[str] = mapped_column(String(200))
     """Name of the registered model, whose alias moves at promotion."""
     champion_version: Mapped[str] = mapped_column(String(63))
@@ -185,6 +187,8 @@ class Canary(Base):
     percent: Mapped[int] = mapped_column(Integer)
     """Share of traffic that is wanted for the challenger; what is, the deployment says."""
     reason: Mapped[str] = mapped_column(Text, default="")
+    latest: Mapped[dict[str, Any] | None] = mapped_column(Json)
+    """The last verdict on the last closed block, for people who look."""
     command: Mapped[dict[str, Any] | None] = mapped_column(Json)
     """What a person asked for and the controller has not yet done: {"verb", "who", "why"}."""
     started_by: Mapped[str] = mapped_column(String(200), default="")

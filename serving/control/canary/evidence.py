@@ -142,10 +142,6 @@ class Block:
     champion: Arm
     challenger: Arm
 
-    def to_json(self) -> dict[str, Any]:
-        """The counts alone."""
-        return {"champion": self.champion.to_json(), "challenger": self.challenger.to_json()}
-
 
 @dataclass(frozen=True)
 class Evidence:

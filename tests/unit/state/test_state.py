@@ -38,7 +38,7 @@ def state(url: str) -> Iterator[State]:
 
 def canary(**changes: object) -> Canary:
     values: dict[str, object] = {
-        "service": "hscode", "model": "hscode", "champion_version": "1", "challenger_version": "2",
+        "service": "hscode", "service_uid": "u", "model": "hscode", "champion_version": "1", "challenger_version": "2",
         "champion_uri": "s3://b/1", "challenger_uri": "s3://b/2", "policy": {}, "state": "starting", "percent": 0,
         "started_at": NOW, "deadline_at": NOW + timedelta(hours=1),
     }  # fmt: skip
