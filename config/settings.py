@@ -111,8 +111,14 @@ class Text(Section):
     """Width of the embedding."""
     max_tokens: int = 48
     """Tokens of a text that a net reads."""
+    stem: bool = True
+    """Read English plurals as singulars: an answer should not turn on an s."""
     epochs: int = 3
     """Passes of the embedding training over all text."""
+    learning_rate: float = 0.01
+    """Step size of the embedding training."""
+    frequent: float = 1e-3
+    """Share of all words from which a word is passed over as context, the more often the more frequent it is."""
     pretrained: str | None = None
     """Folder or hub name of a sentence encoder whose token table starts the embedding (reduced by PCA).
     Never downloaded by default."""
@@ -138,6 +144,15 @@ class Train(Section):
     largest; drawn in proportion to size^(1-upsample)."""
     level_losses: tuple[float, float, float] = (0.2, 0.3, 0.5)
     """Weights of the losses at HS2, HS4, HS6: a wrong heading costs more than a wrong subheading."""
+    path_parts: int = Field(2, ge=0)
+    """A tariff's text that is a path ("A > B > Other > C") is read in training as its last so many parts that say
+    something; 0: the whole path. Its first parts are the same in all sibling lines."""
+    word_dropout: float = Field(0.2, ge=0, le=1)
+    """Share of known words that a net reads by their n-grams in training, as it will read unknown ones."""
+    weight_decay: float = 0.01
+    """Decoupled decay of the weights a step, times the learning rate."""
+    clip: float = 1.0
+    """Largest length of a step's gradient."""
 
 
 class TextCNN(Section):
@@ -195,6 +210,14 @@ class Evaluate(Section):
     """A class with at most so many training rows counts as rare."""
     reference_sets: Mapping[str, str] = {}
     """Name → file outside the training sources that champion and candidate are both measured on."""
+
+
+class Explain(Section):
+    """What a bundle carries to explain its answers."""
+
+    index_rows: int = Field(20_000, ge=0)
+    """Known descriptions in the bundle that the nearest are looked for among; about 190 bytes each. 0: none, where
+    descriptions must not leave the training."""
 
 
 class Select(Section):
@@ -405,6 +428,7 @@ class Settings(Section):
     models: Models = Models()
     answer: Answer = Answer()
     evaluate: Evaluate = Evaluate()
+    explain: Explain = Explain()
     simulate: Simulate = Simulate()
     select: Select = Select()
     gate: Gate = Gate()
