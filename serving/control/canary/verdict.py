@@ -237,9 +237,10 @@ def _latency(
 ) -> tuple[Array, Array]:
     """Quantile against quantile, as shares beyond a bar.
 
-    The bar t of a block is the champion's quantile up to then; the challenger's bar is t times the factor. A challenger
-    whose latencies are `factor` times the champion's passes its bar exactly as often as the champion passes its own, at
-    any load, so "slower by the factor" is "its share beyond the bar is at least the champion's".
+    The bar t of a block is the champion's quantile up to then (the lower edge of its bin, so that the champion passes it
+    at times even where all its latencies are alike); the challenger's bar is t times the factor. A challenger whose
+    latencies are `factor` times the champion's passes its bar exactly as often as the champion passes its own, at any
+    load; so "slower by the factor" is "its share beyond its bar is at least the champion's beyond the champion's".
     """
     used = slice(*_used(counts))
     slow, quick = (side[..., used] for side in counts.latency)
@@ -247,7 +248,7 @@ def _latency(
     past = np.cumsum(quick, axis=-2) - quick + before
     total = past.sum(-1)
     rank = policy.latency.quantile * total
-    bar = np.argmax(np.cumsum(past, axis=-1) >= rank[..., None], axis=-1)
+    bar = np.argmax(np.cumsum(past, axis=-1) >= rank[..., None], axis=-1) - 1
     known = total >= _FEW
     guess = 1 - policy.latency.quantile
     mean = running_mean(*_beyond(quick, bar, known), guess, (guess * before.sum(), float(before.sum())))
@@ -304,8 +305,8 @@ def _split(histogram: Array, bar: Array, known: Flags) -> Array:
 
 def _beyond(histogram: Array, bar: Array, known: Flags) -> tuple[Array, Array]:
     total = histogram.sum(-1)
-    place = np.minimum(bar, histogram.shape[-1] - 1)[..., None].astype(int)
-    upto = np.take_along_axis(np.cumsum(histogram, axis=-1), place, axis=-1)[..., 0]
+    place = np.clip(bar, 0, histogram.shape[-1] - 1)[..., None].astype(int)
+    upto = np.where(bar < 0, 0.0, np.take_along_axis(np.cumsum(histogram, axis=-1), place, axis=-1)[..., 0])
     return np.where(known, total - upto, 0.0), np.where(known, total, 0.0)
 
 
