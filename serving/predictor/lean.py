@@ -35,6 +35,8 @@ STAND_INS = frozenset(
         "httpx",
         # Log settings from a YAML file.
         "yaml",
+        # uvicorn's reloading of changed code.
+        "watchfiles",
         # Counts processors for a thread pool that we do not use.
         "psutil",
     }

@@ -37,20 +37,32 @@ def serve(options: Options) -> None:
     server.start([HSModel(options.model_name, loaded["bundle"], engine, options.limits, options.version)])
 
 
+ALL = (
+    "onnxruntime",
+    "uvloop",
+    "uvicorn.lifespan.off",
+    "uvicorn.protocols.http.httptools_impl",
+    "models.answer",
+    "models.bundle",
+    "models.explain",
+    "models.text.encode",
+    "serving.predictor.__main__",
+    "serving.predictor.openapi",
+    "serving.predictor.server",
+)
+"""What serving imports, at once or on first use."""
+
+
 def import_all() -> None:
-    """Import what serving imports, and do nothing with it: the image's build has the bytecode written by this."""
+    """Import ALL and do nothing with it: the image's build has the bytecode written by this."""
+    from importlib import import_module
+
     from serving.predictor import lean, options
 
     options.parse([])
     lean.install()
-    import onnxruntime  # noqa: F401
-
-    import models.answer
-    import models.bundle
-    import models.text.encode  # noqa: F401
-    import serving.predictor.__main__
-    import serving.predictor.openapi
-    import serving.predictor.server  # noqa: F401
+    for name in ALL:
+        import_module(name)
 
 
 if __name__ == "__main__":
