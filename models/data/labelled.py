@@ -52,7 +52,7 @@ def read_labelled(address: str, settings: Settings, edition: Edition | None) -> 
                     refused[label.reason or "no description"] += 1
                     continue
                 name = " ".join(str((batch.sources[i] if batch.sources else None) or default).split())
-                kind = "vague" if label.code is None else data.source_kinds.get(name, "given")
+                kind = "vague" if not label.code else data.source_kinds.get(name, "given")
                 values = (text[: data.max_text_chars], label.code, label.hs6, name, kind)
                 for column, value in zip(columns.values(), values, strict=True):
                     column.append(value)
