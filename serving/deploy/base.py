@@ -23,6 +23,8 @@ KIND: Final = "InferenceService"
 VERSION_ANNOTATION: Final = "hscode/version"
 """Annotation of an InferenceService (and so of its revisions) with the registry's version of the model. The logger
 sends it with each event (``metadataAnnotations``)."""
+TEMPLATE_ANNOTATION: Final = "hscode/template"
+"""Annotation with a digest of an applied manifest, so that a revision tells which manifest it was cut from."""
 STORAGE_ANNOTATION: Final = "internal.serving.kserve.io/storage-initializer-sourceuri"
 """Annotation of a revision with the address its model is loaded from; KServe writes it."""
 KEEP: Final = "keep"
@@ -64,6 +66,8 @@ class Revision:
     """None while it is not decided yet (or the backend has scaled it to zero before it was asked)."""
     reason: str = ""
     """Why it is not ready."""
+    template: str = ""
+    """Its `TEMPLATE_ANNOTATION`."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,9 @@ class Status:
     """Changes with every write to the object."""
     generation: int
     observed_generation: int
+    """Generation that the backend has acted on, as far as it says. KServe 0.20 does not say: its
+    ``status.observedGeneration`` is that of the Knative Service behind. There this equals `generation`, and
+    `rolled_out` and `settled` go by what the revisions carry and what share they have."""
     storage_uri: str
     """In the spec."""
     version: str
@@ -95,6 +102,8 @@ class Status:
     traffic: tuple[Traffic, ...]
     revisions: tuple[Revision, ...]
     """Those the split or the fields above name."""
+    template: str = ""
+    """`TEMPLATE_ANNOTATION` of the object."""
 
     def revision(self, name: str) -> Revision | None:
         """The revision of that name, where it is known."""
@@ -114,6 +123,7 @@ class Status:
             and newest is not None
             and newest.storage_uri == self.storage_uri
             and newest.version == self.version
+            and newest.template == self.template
         )
 
     @property
@@ -218,7 +228,7 @@ def spec_matches(now: Status, expected: Status) -> bool:
     return asked(now) == asked(expected)
 
 
-def read_status(service: Mapping[str, Any], revisions: Mapping[str, Revision]) -> Status:
+def read_status(service: Mapping[str, Any], revisions: Mapping[str, Revision], observed_generation: int) -> Status:
     """Read an InferenceService object as KServe reports it; `revisions` by name (see `revision_names`)."""
     metadata, spec, status = service["metadata"], service["spec"]["predictor"], service.get("status") or {}
     predictor = status.get("components", {}).get("predictor", {})
@@ -230,7 +240,7 @@ def read_status(service: Mapping[str, Any], revisions: Mapping[str, Revision]) -
         uid=metadata.get("uid", ""),
         resource_version=str(metadata.get("resourceVersion", "")),
         generation=int(metadata.get("generation", 0)),
-        observed_generation=int(status.get("observedGeneration", 0)),
+        observed_generation=observed_generation,
         storage_uri=(spec.get("model") or {}).get("storageUri", ""),
         version=(metadata.get("annotations") or {}).get(VERSION_ANNOTATION, ""),
         canary_percent=spec.get("canaryTrafficPercent"),
@@ -246,6 +256,7 @@ def read_status(service: Mapping[str, Any], revisions: Mapping[str, Revision]) -
             for t in predictor.get("traffic", [])
         ),
         revisions=tuple(revisions[name] for name in revision_names(service) if name in revisions),
+        template=(metadata.get("annotations") or {}).get(TEMPLATE_ANNOTATION, ""),
     )
 
 

@@ -6,10 +6,12 @@ InferenceServices, get on Knative's Revisions, create on Events, all in one name
 """
 
 import copy
+import hashlib
 import json
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -18,6 +20,7 @@ from serving.deploy.base import (
     API_VERSION,
     KIND,
     STORAGE_ANNOTATION,
+    TEMPLATE_ANNOTATION,
     VERSION_ANNOTATION,
     Conflict,
     DeployFailed,
@@ -66,6 +69,8 @@ class KServeDeployer:
                 f"InferenceService {name}",
                 f"deploy.target names {self.namespace}",
             )
+        digest = hashlib.sha256(json.dumps(wanted["spec"], sort_keys=True).encode()).hexdigest()[:16]
+        wanted["metadata"].setdefault("annotations", {})[TEMPLATE_ANNOTATION] = digest
         before = self._get(name)
         self._apply(wanted)
         if before is not None and "canaryTrafficPercent" not in wanted["spec"]["predictor"]:
@@ -95,7 +100,7 @@ class KServeDeployer:
         """See `Deployer.change`."""
         for _ in range(API_RETRIES):
             service = self._existing(name)
-            if expected is not None and not spec_matches(read_status(service, {}), expected):
+            if expected is not None and not spec_matches(_status(service, {}), expected):
                 raise Conflict(f"InferenceService {self.namespace}/{name} was changed by someone else")
             wanted = self._changed(service, storage_uri, version, canary_percent)
             if wanted is None:
@@ -203,7 +208,13 @@ class KServeDeployer:
 
     def _read(self, service: Mapping[str, Any]) -> Status:
         revisions = {name: self._revision(name) for name in revision_names(service)}
-        return read_status(service, {name: revision for name, revision in revisions.items() if revision is not None})
+        failed = _load_failure(service)
+        if failed is not None:
+            name, reason = failed
+            revision = revisions.get(name)
+            if revision is not None and not revision.ready:
+                revisions[name] = replace(revision, ready=False, reason=reason)
+        return _status(service, {name: revision for name, revision in revisions.items() if revision is not None})
 
     def _revision(self, name: str) -> Revision | None:
         path = f"/apis/serving.knative.dev/v1/namespaces/{self.namespace}/revisions/{name}"
@@ -220,6 +231,7 @@ class KServeDeployer:
             version=annotations.get(VERSION_ANNOTATION, ""),
             ready={"True": True, "False": False}.get(ready.get("status", "")),
             reason="" if ready.get("status") == "True" else reason,
+            template=annotations.get(TEMPLATE_ANNOTATION, ""),
         )
 
     def _call(
@@ -241,7 +253,7 @@ class KServeDeployer:
                     path,
                     method,
                     header_params={"Accept": "application/json", "Content-Type": content_type},
-                    body=None if body is None else json.dumps(body) if "apply" in content_type else body,
+                    body=body,
                     response_type="object",
                     auth_settings=["BearerToken"],
                     _return_http_data_only=True,
@@ -261,6 +273,25 @@ class KServeDeployer:
                     raise UserError(f"the Kubernetes API does not answer ({error})", f"{method} {path}") from None
                 time.sleep(0.2 * 2**attempt)
         raise AssertionError("unreachable")
+
+
+def _status(service: Mapping[str, Any], revisions: Mapping[str, Revision]) -> Status:
+    return read_status(service, revisions, int(service["metadata"]["generation"]))
+
+
+def _load_failure(service: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Name of the newest revision and why its model cannot be loaded, where KServe says so.
+
+    The revision's own condition says only "Deploying" for ten minutes (Knative's progress deadline).
+    """
+    status = service.get("status") or {}
+    model = status.get("modelStatus") or {}
+    name = (status.get("components") or {}).get("predictor", {}).get("latestCreatedRevision", "")
+    if (model.get("states") or {}).get("targetModelState") != "FailedToLoad" or not name:
+        return None
+    info = model.get("lastFailureInfo") or {}
+    said = [line.strip() for line in str(info.get("message", "")).splitlines() if line.strip()]
+    return name, ": ".join(filter(None, (info.get("reason", "FailedToLoad"), said[-1] if said else "")))
 
 
 def _connect(context: str | None) -> "ApiClient":

@@ -132,4 +132,5 @@ class LocalDeployer:
             )
             for revision, kept in record.get("revisions", {}).items()
         }
-        return read_status({"metadata": metadata, "spec": desired.manifest["spec"], "status": status}, revisions)
+        service = {"metadata": metadata, "spec": desired.manifest["spec"], "status": status}
+        return read_status(service, revisions, int(status.get("observedGeneration", 0)))
