@@ -438,6 +438,18 @@ class Settings(Section):
     canary: Canary = Canary()
     state: State = State()
 
+    def at_home(self, home: Path) -> "Settings":
+        """Fill what is left to the home folder: registry, deployment target and state."""
+        home = home.resolve()
+        registry, deploy, state = self.registry, self.deploy, self.state
+        if registry.uri is None:
+            registry = registry.model_copy(update={"uri": f"sqlite:///{home}/mlflow.db"})
+        if deploy.target is None:
+            deploy = deploy.model_copy(update={"target": f"local:{home}"})
+        if state.url is None:
+            state = state.model_copy(update={"url": f"sqlite:///{home}/state.db"})
+        return self.model_copy(update={"registry": registry, "deploy": deploy, "state": state})
+
     def to_json(self) -> str:
         """The resolved tree as canonical JSON (sorted keys): what travels as a pipeline parameter."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))

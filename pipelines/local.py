@@ -44,13 +44,8 @@ class Run:
 
 
 def with_home(settings: Settings, home: Path) -> Settings:
-    """Fill what the settings leave to the home folder: registry and deployment target."""
-    registry, deploy = settings.registry, settings.deploy
-    if registry.uri is None:
-        registry = registry.model_copy(update={"uri": home_uri(home)})
-    if deploy.target is None:
-        deploy = deploy.model_copy(update={"target": f"local:{home.resolve()}"})
-    return settings.model_copy(update={"registry": registry, "deploy": deploy})
+    """Fill what the settings leave to the home folder: registry, deployment target and state."""
+    return settings.at_home(home)
 
 
 @contextmanager
