@@ -26,6 +26,7 @@ RECEIVED_COLUMN = "received_at"
 _BLOCK = 1 << 22
 _BATCH = 50_000
 _DELIMITERS = (",", ";", "\t", "|")
+_QUOTE_OPEN, _QUOTES_ODD = "a quote is not closed", "quotes do not pair"
 _MAGIC = {
     b"PK\x03\x04": "a zip or Excel file",
     b"%PDF": "a PDF",
@@ -109,11 +110,15 @@ def file_errors(address: str) -> Iterator[None]:
     """Turn what the layers below raise for an unreadable file into one UserError."""
     try:
         yield
-    except UserError:
-        raise
+    except UserError as error:
+        raise UserError(error.what, error.where or address, error.todo) from None
     except (EOFError, gzip.BadGzipFile, zlib.error):
         raise UserError("the file is cut off or damaged (gzip)", address, "fetch or compress it again") from None
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        # What fsspec says for everything that goes wrong over http; the cause knows better.
+        cause = error.__cause__ or error.__context__
+        if cause is not None and getattr(cause, "status", 404) != 404 or isinstance(cause, OSError):
+            raise UserError(f"cannot be read ({_said(cause)})", address) from None
         what = "nothing there (404)" if address.startswith("http") else "no such file"
         raise UserError(what, address) from None
     except PermissionError:
@@ -303,8 +308,8 @@ class _Lines:
             if head.startswith(mark):
                 raise UserError(f"is {name}, not {self._encoding}", self._address, f"--set data.encoding={name}")
         part = head[: 1 << 16]
-        if b"\0" in part:
-            zeros = part.count(b"\0")
+        zeros = part.count(b"\0")
+        if b"\0" in part.partition(b"\n")[0] or zeros > 0.05 * len(part):
             if len(part) * 0.4 < zeros < len(part) * 0.6 and zeros in (part[::2].count(0), part[1::2].count(0)):
                 raise UserError(f"looks like utf-16, not {self._encoding}", self._address, "set data.encoding")
             raise UserError(
@@ -519,7 +524,7 @@ class _CsvReader:
                 more = unclosed and stop == len(lines) and not self._ended
                 if more and sum(len(str(each)) for each in lines[position:]) <= self._limit:
                     break
-                trouble = "a quote is not closed" if unclosed else f"broken csv ({error})"
+                trouble = _QUOTE_OPEN if unclosed else _QUOTES_ODD if "expected after" in str(error) else str(error)
             if trouble:
                 refuse(position, trouble, str(lines[position]))
                 position += 1
