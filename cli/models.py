@@ -121,7 +121,7 @@ def lineage(
 
 
 def _serve(reference: str, home: Path, config: Path | None, assignments: list[str] | None, as_json: bool) -> None:
-    from pipelines.local import with_home
+    from serving.home import with_home
     from serving.handover import make_champion
 
     settings = with_home(resolved(config, assignments or []), home)

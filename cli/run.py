@@ -55,7 +55,8 @@ def run(
 
     Stopped and started again with the same input it goes on from what is finished.
     """
-    from pipelines.local import opened_home, run_local, with_home
+    from pipelines.local import opened_home, run_local
+    from serving.home import with_home
     from serving.registry import Registry
 
     settings = resolved(config, with_data(set_ or [], data, nomenclature))

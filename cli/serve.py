@@ -42,7 +42,7 @@ def serve(
     import logging
     import threading
 
-    from pipelines.local import with_home
+    from serving.home import with_home
     from serving.deploy.host import LocalHost
 
     settings = with_home(resolved(config, set_ or []), home)
@@ -66,7 +66,7 @@ def deployments(
     home: HomeOption = Path(".hscode"), config: ConfigOption = None, set_: SetOption = None, as_json: JsonOption = False
 ) -> None:
     """What is deployed where the settings say: model, traffic, readiness and reasons."""
-    from pipelines.local import with_home
+    from serving.home import with_home
     from serving.deploy import open_deployer
 
     settings = with_home(resolved(config, set_ or []), home)

@@ -131,6 +131,8 @@ class Train(Section):
     """Upper limit; early stopping on valid ends it sooner."""
     patience: int = 2
     """Epochs without a better valid score before stopping."""
+    epoch_rows: int = 25_000
+    """Rows of an epoch at most, drawn by weight from the up-sampled training part."""
     batch: int = 128
     """Rows a step."""
     learning_rate: float = 2e-3
@@ -437,18 +439,6 @@ class Settings(Section):
     deploy: Deploy = Deploy()
     canary: Canary = Canary()
     state: State = State()
-
-    def at_home(self, home: Path) -> "Settings":
-        """Fill what is left to the home folder: registry, deployment target and state."""
-        home = home.resolve()
-        registry, deploy, state = self.registry, self.deploy, self.state
-        if registry.uri is None:
-            registry = registry.model_copy(update={"uri": f"sqlite:///{home}/mlflow.db"})
-        if deploy.target is None:
-            deploy = deploy.model_copy(update={"target": f"local:{home}"})
-        if state.url is None:
-            state = state.model_copy(update={"url": f"sqlite:///{home}/state.db"})
-        return self.model_copy(update={"registry": registry, "deploy": deploy, "state": state})
 
     def to_json(self) -> str:
         """The resolved tree as canonical JSON (sorted keys): what travels as a pipeline parameter."""

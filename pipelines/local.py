@@ -19,7 +19,6 @@ from typing import Any
 
 from config.settings import Settings
 from models.errors import UserError
-from serving.registry import home_uri
 
 Progress = Callable[[Mapping[str, Any]], None]
 """Called with each progress line of each step: step, done, total, note, at."""
@@ -41,11 +40,6 @@ class Run:
     """Path of the full log."""
     resumed: bool
     """Some of its steps were finished before."""
-
-
-def with_home(settings: Settings, home: Path) -> Settings:
-    """Fill what the settings leave to the home folder: registry, deployment target and state."""
-    return settings.at_home(home)
 
 
 @contextmanager
