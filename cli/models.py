@@ -121,8 +121,8 @@ def lineage(
 
 
 def _serve(reference: str, home: Path, config: Path | None, assignments: list[str] | None, as_json: bool) -> None:
-    from serving.home import with_home
     from serving.handover import make_champion
+    from serving.home import with_home
 
     settings = with_home(resolved(config, assignments or []), home)
     _print([make_champion(settings, reference)], as_json)

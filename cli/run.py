@@ -108,9 +108,8 @@ def with_sample(settings: "Settings", home: Path) -> "Settings":
     """Where no source is named: the shipped synthetic sample and its nomenclature, generated into the home folder."""
     if settings.data.sources:
         return settings
-    from models.data.sample import write_sample
-
     from config.settings import Source
+    from models.data.sample import write_sample
 
     rows = settings.data.sample_rows
     file = home / "sample" / f"synthetic-{rows}.csv"

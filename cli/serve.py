@@ -42,8 +42,8 @@ def serve(
     import logging
     import threading
 
-    from serving.home import with_home
     from serving.deploy.host import LocalHost
+    from serving.home import with_home
 
     settings = with_home(resolved(config, set_ or []), home)
     host = LocalHost(
@@ -66,8 +66,8 @@ def deployments(
     home: HomeOption = Path(".hscode"), config: ConfigOption = None, set_: SetOption = None, as_json: JsonOption = False
 ) -> None:
     """What is deployed where the settings say: model, traffic, readiness and reasons."""
-    from serving.home import with_home
     from serving.deploy import open_deployer
+    from serving.home import with_home
 
     settings = with_home(resolved(config, set_ or []), home)
     status = open_deployer(settings.deploy.target).status(settings.deploy.name)
