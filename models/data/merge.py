@@ -69,7 +69,8 @@ def merge(
     rows = len(key)
     keep = np.ones(rows, dtype=bool)
     order = np.argsort(key, kind="stable")
-    same = np.concatenate([[False], key[order][1:] == key[order][:-1]])
+    same = np.zeros(rows, dtype=bool)
+    same[1:] = key[order][1:] == key[order][:-1]
     repeated = same.copy()
     repeated[:-1] |= same[1:]
     member = order[repeated]

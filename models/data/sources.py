@@ -117,7 +117,7 @@ def file_errors(address: str) -> Iterator[None]:
     except FileNotFoundError as error:
         # What fsspec says for everything that goes wrong over http; the cause knows better.
         cause = error.__cause__ or error.__context__
-        if cause is not None and getattr(cause, "status", 404) != 404 or isinstance(cause, OSError):
+        if (cause is not None and getattr(cause, "status", 404) != 404) or isinstance(cause, OSError):
             raise UserError(f"cannot be read ({_said(cause)})", address) from None
         what = "nothing there (404)" if address.startswith("http") else "no such file"
         raise UserError(what, address) from None

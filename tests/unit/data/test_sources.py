@@ -331,5 +331,5 @@ def test_http_errors_are_one_line(tmp_path: Path, web: str) -> None:
         read(f"{web}/none.csv", tmp_path)
     with pytest.raises(UserError, match="cannot be read"):
         read(f"{web}/rows.csv.cut", tmp_path)
-    with pytest.raises(UserError, match="cannot be read .*Connect call failed"):
+    with pytest.raises(UserError, match=r"cannot be read .*Connect call failed"):
         read("http://127.0.0.1:1/rows.csv", tmp_path)
