@@ -31,6 +31,10 @@ IDLE_TICKS = 5
 """Tenths of a second without a connection after which draining is over."""
 
 
+FIRST_REQUEST_SECONDS = 1.0
+"""How long one who has just connected may take to send the request, when the listener is closed already."""
+
+
 class PredictorServer(ModelServer):  # type: ignore[misc]
     """One model, one process, one event loop."""
 
@@ -124,6 +128,22 @@ class DrainingServer(uvicorn.Server):
             if self._idle >= IDLE_TICKS or time.monotonic() >= self._ends_at:
                 return True
         return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop listening without turning away who has connected; then as uvicorn does."""
+        for listener in sockets or []:
+            listener.listen(0)  # no new ones into the kernel's queue, while the loop takes in those who are there
+        await asyncio.sleep(0.1)
+        for server in self.servers:
+            server.close()
+        ends = time.monotonic() + FIRST_REQUEST_SECONDS
+        while time.monotonic() < ends and any(_has_asked_nothing(c) for c in self.server_state.connections):
+            await asyncio.sleep(0.01)
+        await super().shutdown(sockets)
+
+
+def _has_asked_nothing(connection: Any) -> bool:
+    return connection.cycle is None
 
 
 class Grpc(GRPCServer):  # type: ignore[misc]
