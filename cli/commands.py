@@ -4,7 +4,7 @@ import importlib
 
 import typer
 
-GROUPS = ("run", "predict", "models", "serve", "settings", "evaluate", "explain")
+GROUPS = ("run", "predict", "models", "serve", "settings", "evaluate", "explain", "canary", "state")
 """Modules of `cli` with a function ``register(app)``."""
 
 

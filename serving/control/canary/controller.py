@@ -7,6 +7,7 @@ it rests on and as a compare-and-set on the row: so there is no double and no lo
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
@@ -91,6 +92,8 @@ class Controller:
         self.state, self.deployer, self.versions, self.lease, self.policy = state, deployer, versions, lease, policy
         self.service, self.model, self.namespace, self._now = service, model, namespace, now
         self.leading = False
+        self.looked_at = time.monotonic()
+        """When it last looked, or tried to, by `time.monotonic`."""
         self._waiting: dict[int, str] = {}
         self._waiting_since: dict[tuple[int, int], datetime] = {}
 
@@ -102,6 +105,7 @@ class Controller:
             except (UserError, SQLAlchemyError, OSError) as error:
                 # Database or cluster out of reach: the lease runs out by itself, and nothing is half done.
                 log.warning("could not look: %s", error)
+            self.looked_at = time.monotonic()
             stop.wait(self.policy.look_seconds)
         if self.leading:
             self.lease.release()

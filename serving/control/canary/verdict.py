@@ -211,7 +211,7 @@ def evaluate(counts: Counts, policy: Policy, names: Iterable[str] | None = None)
         elif name == "latency_budget":
             found[name] = _budget(counts, policy, judged, starts)
         else:
-            (challenger, champion), values, guess = _outcomes(counts, name)
+            (challenger, champion), values, guess = outcomes(counts, name)
             before = counts.before[name]
             past = float(before @ values), float(before.sum())
             mean = running_mean(champion @ values, champion.sum(-1), guess, past)
@@ -223,7 +223,7 @@ def evaluate(counts: Counts, policy: Policy, names: Iterable[str] | None = None)
     return found
 
 
-def _outcomes(counts: Counts, name: str) -> tuple[tuple[Array, Array], Array, float]:
+def outcomes(counts: Counts, name: str) -> tuple[tuple[Array, Array], Array, float]:
     """Counts, support, and a guess at the champion's mean before anything is known."""
     if name == "errors":
         return counts.errors, BINARY, 0.01
@@ -235,12 +235,26 @@ def _outcomes(counts: Counts, name: str) -> tuple[tuple[Array, Array], Array, fl
 def _latency(
     counts: Counts, policy: Policy, alone: Flags, judged: Flags, starts: tuple[int, ...]
 ) -> tuple[Array, Array]:
-    """Quantile against quantile, as shares beyond a bar.
+    """Quantile against quantile, as shares beyond a bar (`latency_sides`)."""
+    tolerated = math.ceil(ratio_bins(policy.latency.tolerance_ratio) - 1e-9)
+    margin = math.floor(ratio_bins(policy.latency.margin_ratio) + 1e-9)
+    slow, champion, mean = latency_sides(counts, policy, np.where(alone, margin, tolerated))
+    line = Boundary(np.where(alone, 0.0, 1.0), np.where(alone, mean, 0.0))
+    harm = log_evidence(slow, champion, BINARY, line, mean, starts=starts)
+    slow, champion, mean = latency_sides(counts, policy, margin)
+    # A sound challenger passes the raised bar more seldom; how seldom depends on the tail.
+    even = Boundary(1.0, 0.0)
+    odds, weights = SAFE_ODDS, SAFE_ODDS_WEIGHTS
+    return harm, log_evidence(slow * judged, champion * judged, BINARY, even, mean, odds, weights)
 
-    The bar t of a block is the champion's quantile up to then (the lower edge of its bin, so that the champion passes it
-    at times even where all its latencies are alike); the challenger's bar is t times the factor. A challenger whose
-    latencies are `factor` times the champion's passes its bar exactly as often as the champion passes its own, at any
-    load; so "slower by the factor" is "its share beyond its bar is at least the champion's beyond the champion's".
+
+def latency_sides(counts: Counts, policy: Policy, shift: int | Array) -> tuple[Array, Array, Array]:
+    """(challenger's, champion's) counts (within, beyond the bar), and the champion's mean share beyond it before.
+
+    The bar t of a block is the champion's quantile up to then (the lower edge of its bin, so that the champion passes
+    it even where all its latencies are alike); the challenger's bar is t raised by `shift` bins. A challenger whose
+    latencies are that much longer passes its bar exactly as often as the champion passes its own, at any load; so
+    "slower by the factor" is "its share beyond its bar is at least the champion's beyond the champion's".
     """
     used = slice(*_used(counts))
     slow, quick = (side[..., used] for side in counts.latency)
@@ -252,20 +266,11 @@ def _latency(
     known = total >= _FEW
     guess = 1 - policy.latency.quantile
     mean = running_mean(*_beyond(quick, bar, known), guess, (guess * before.sum(), float(before.sum())))
-    tolerated = math.ceil(ratio_bins(policy.latency.tolerance_ratio) - 1e-9)
-    margin = math.floor(ratio_bins(policy.latency.margin_ratio) + 1e-9)
-    harm_bar = bar + np.where(alone, margin, tolerated)
-    champion = _split(quick, bar, known)
-    ratio, slack = np.where(alone, 0.0, 1.0), np.where(alone, mean, 0.0)
-    harm = log_evidence(_split(slow, harm_bar, known), champion, BINARY, Boundary(ratio, slack), mean, starts=starts)
-    safe_pair = _split(slow, bar + margin, known) * judged, champion * judged
-    # A sound challenger passes the higher bar more seldom; how seldom its own past says.
-    safe = log_evidence(*safe_pair, BINARY, Boundary(1.0, 0.0), mean, odds=SAFE_ODDS, weights=SAFE_ODDS_WEIGHTS)
-    return harm, safe
+    return _split(slow, bar + shift, known), _split(quick, bar, known), mean
 
 
 SAFE_ODDS = np.array([0.75, 0.5, 0.25, 0.08])
-"""Alternatives for a sound challenger's odds of passing the raised bar; how seldom it does depends on the tail."""
+"""Alternatives for a sound challenger's odds of passing the raised bar."""
 SAFE_ODDS_WEIGHTS = np.full(4, 0.25)
 
 
@@ -310,9 +315,9 @@ def _beyond(histogram: Array, bar: Array, known: Flags) -> tuple[Array, Array]:
     return np.where(known, total - upto, 0.0), np.where(known, total, 0.0)
 
 
-def quantile_of(histogram: Mapping[int, int], quantile: float) -> float | None:
+def quantile_of(histogram: Mapping[int, float], quantile: float) -> float | None:
     """Upper edge of the bin with a quantile, seconds; None where nothing was counted."""
-    total, seen = sum(histogram.values()), 0
+    total, seen = sum(histogram.values()), 0.0
     for index in sorted(histogram):
         seen += histogram[index]
         if seen >= quantile * total:
