@@ -45,6 +45,12 @@ class Cluster:
         done = subprocess.run(command, text=True, capture_output=True, env=self.environment)
         assert done.returncode == 0, f"{' '.join(command)}:\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
 
+    def client(self) -> Any:
+        """A client of the API for `KServeDeployer`."""
+        from kubernetes import config
+
+        return config.new_client_from_config(self.environment["KUBECONFIG"])
+
     @property
     def gateway(self) -> str:
         """Base address of Kourier; a request says its service in the Host header."""
@@ -96,7 +102,11 @@ def started_cluster(kit: Path, mode: str = "--serving") -> Cluster:
     for line in said.splitlines():
         name, _, value = line.removeprefix("export ").partition("=")
         environment[name] = value.replace("$PATH", environment["PATH"])
-    return Cluster(kit, environment)
+    cluster = Cluster(kit, environment)
+    if mode == "--serving":
+        patch = ROOT / "manifests" / "platform" / "kserve" / "storage-initializer.yaml"
+        cluster.kubectl("apply", "--server-side", "--field-manager=hscode-platform", "-f", str(patch))
+    return cluster
 
 
 def until(what: str, read: Callable[[], T], seconds: float, every: float = 0.5) -> T:
