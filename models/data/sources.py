@@ -134,7 +134,7 @@ def file_errors(address: str) -> Iterator[None]:
         raise
 
 
-def _said(error: Exception) -> str:
+def _said(error: BaseException) -> str:
     text = (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip()
     return text.splitlines()[0][:200]
 

@@ -14,6 +14,7 @@ score; and, where the draw took all groups of a class, one of them.
 """
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -159,7 +160,7 @@ def assign(
             part_of[each] = 2 if taken < test else 1
             drawn.append((order, each))
     reasons["last group of a class"] = _return_last(part_of, pairs, {each: order for order, each in drawn})
-    _fill_empty(part_of, strata)
+    _fill_empty(part_of, pairs, strata)
     return part_of[inverse], SplitReport(
         seed=cut.seed, test_share=cut.test_share, valid_share=cut.valid_share, kept_in_train=reasons, rule=rule
     )
@@ -186,18 +187,22 @@ def _return_last(part_of: npt.NDArray[np.int8], pairs: Ints, order: dict[int, fl
     return returned
 
 
-def _fill_empty(part_of: npt.NDArray[np.int8], strata: dict[str, list[tuple[float, int]]]) -> None:
-    """Give an empty valid or test its first group; few rows may leave them without one."""
+def _fill_empty(part_of: npt.NDArray[np.int8], pairs: Ints, strata: Mapping[str, Sequence[tuple[float, int]]]) -> None:
+    """Give an empty valid or test one group; few rows may leave them without any."""
     every = sorted(member for members in strata.values() for member in members)
     for part in (2, 1):
-        if not np.any(part_of == part):
-            free = [each for _, each in every if part_of[each] == 0]
-            if len(free) < 2:
-                raise UserError(
-                    f"too few rows for train, valid and test: {len(every)} groups of near-duplicates can leave train",
-                    todo="give more rows; a class needs rows in at least two groups",
-                )
-            part_of[free[0]] = part
+        if np.any(part_of == part):
+            continue
+        in_train = np.bincount(pairs[part_of[pairs[:, 1]] == 0, 0])
+        # A class must keep a group in train.
+        needed = set(pairs[in_train[pairs[:, 0]] < 2, 1].tolist())
+        free = [each for _, each in every if part_of[each] == 0 and each not in needed]
+        if not free:
+            raise UserError(
+                f"too few rows for train, valid and test: {len(every)} groups of near-duplicates can leave train",
+                todo="give more rows; a class needs rows in at least two groups",
+            )
+        part_of[free[0]] = part
 
 
 def _uniform(seed: int, use: str, name: str) -> float:

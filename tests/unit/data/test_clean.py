@@ -1,7 +1,7 @@
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.data.clean import clean_text, identity
@@ -30,12 +30,14 @@ def test_cleaned(raw: str, cleaned: str) -> None:
     assert clean_text(raw) == cleaned
 
 
+@settings(deadline=None)
 @given(st.text() | st.text("&;#x39amplt<\u200b \tＡé"))
 def test_cleaning_again_changes_nothing(text: str) -> None:
     once = clean_text(text)
     assert clean_text(once) == once
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_what_is_never_left(text: str) -> None:
     cleaned = clean_text(text)

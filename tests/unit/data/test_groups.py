@@ -142,7 +142,7 @@ def test_real_rows_group_by_sense(shared_data: Path) -> None:
     traders = frame.filter(pl.col("source").str.starts_with("uk_"))
     texts = traders["description"].to_list()
     groups = grouped(texts)
-    at = {text: group for text, group in zip(texts, groups, strict=True)}
+    at = dict(zip(texts, groups, strict=True))
     assert at["windmills"] == at["windmill"]
     sizes = np.bincount(groups)
     # Chains of near-duplicates must not swallow the data: no group is more than half a percent of it.

@@ -2,7 +2,7 @@ from collections import defaultdict
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.data.merge import Merged, merge
@@ -54,6 +54,7 @@ def test_conflicts_are_listed_by_kept_row() -> None:
 ROW = st.tuples(st.integers(0, 4), st.integers(0, 4), st.sampled_from([0.0, 0.5, 1.0, 2.0]), st.integers(0, 3))
 
 
+@settings(deadline=None)
 @given(st.lists(ROW, max_size=25))
 def test_as_the_plain_way_decides(rows: list[tuple[int, int, float, int]]) -> None:
     """The same rule, row by row in plain Python."""

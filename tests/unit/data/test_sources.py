@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow
 import pytest
 import zstandard
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
@@ -134,6 +134,7 @@ def test_rows_are_numbered_the_same_whatever_the_block(tmp_path: Path, monkeypat
         assert seen() == whole
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.lists(
