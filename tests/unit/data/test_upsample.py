@@ -22,7 +22,7 @@ def test_class_sizes(alpha: float, expected: list[int]) -> None:
 def test_rows_of_a_class_are_repeated_evenly() -> None:
     copies = np.bincount(upsample(LABELS, None, 1, seed=1))
     for label in range(4):
-        own = copies[LABELS == label]
+        own = copies[label == LABELS]
         assert own.max() - own.min() <= 1
 
 
