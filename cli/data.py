@@ -1,6 +1,7 @@
 """`hscode data`: rows before they become a model."""
 
 import json
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -34,6 +35,8 @@ def check(
     as_json: JsonOption = False,
 ) -> None:
     """Say what ingest would keep, merge and quarantine, and why."""
+    from rich.console import Console
+
     from models.data.ingest import ingest
 
     sources = json.dumps([{"path": file, "kind": kind} for file in files])
@@ -41,23 +44,35 @@ def check(
     if nomenclature is not None:
         assignments.append(f"nomenclature.path={json.dumps(nomenclature)}")
     settings = resolved(config, assignments)
-    with tempfile.TemporaryDirectory(prefix="hscode-check-") as scratch:
+    os.environ.setdefault("HSCODE_PROGRESS", os.devnull)
+    with tempfile.TemporaryDirectory(prefix="hscode-check-") as scratch, Console(stderr=True).status("reading"):
         folder = Path(scratch) / "rows" if out is None else out
         report = ingest(settings, folder, "check", legal_texts=False)
-        with (folder / "quarantine.jsonl").open(encoding="utf-8") as file:
-            refused = [json.loads(line) for line, _ in zip(file, range(20), strict=False)]
+        examples = _first_of_each_reason(folder / "quarantine.jsonl", len(report.reasons))
     if as_json:
-        typer.echo(json.dumps({**report.to_json(), "quarantine": refused}, indent=1, ensure_ascii=False))
+        result = {**report.to_json(), "quarantine_examples": list(examples.values())}
+        typer.echo(json.dumps(result, indent=1, ensure_ascii=False))
     else:
-        _print(report, refused, out)
+        _print(report, examples, out)
 
 
-def _print(report: "IngestReport", refused: list[dict[str, Any]], out: Path | None) -> None:
+def _first_of_each_reason(path: Path, reasons: int) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            if len(found) == reasons:
+                break
+            refused = json.loads(line)
+            found.setdefault(refused["reason"], refused)
+    return found
+
+
+def _print(report: "IngestReport", examples: dict[str, dict[str, Any]], out: Path | None) -> None:
     from rich.console import Console
     from rich.table import Table
 
     console = Console()
-    table = Table("source", *(("read", "kept", "merged", "quarantined")))
+    table = Table("source", "read", "kept", "merged", "quarantined")
     for name, counts in report.sources.items():
         table.add_row(name, *(f"{n:,}" for n in (counts.read, counts.kept, counts.merged, counts.quarantined)))
     if len(report.sources) > 1:
@@ -71,9 +86,8 @@ def _print(report: "IngestReport", refused: list[dict[str, Any]], out: Path | No
     for what, count in report.repairs.items():
         typer.echo(f"repaired: {count:,} × {what}")
     for reason, count in report.reasons.items():
-        example = next((each for each in refused if each["reason"] == reason), None)
+        example = examples[reason]
         width = max(20, shutil.get_terminal_size().columns - 60)
-        shown = f", such as row {example['row']}: {example['original'][:width]!r}" if example else ""
-        typer.echo(f"quarantined: {count:,} × {reason}{shown}")
+        typer.echo(f"quarantined: {count:,} × {reason}, such as row {example['row']}: {example['original'][:width]!r}")
     if out is not None:
         typer.echo(f"rows, quarantine, conflicts and report are in {out}")
