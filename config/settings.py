@@ -109,7 +109,7 @@ class Text(Section):
     """Shortest and longest character n-gram."""
     dimensions: int = 128
     """Width of the embedding."""
-    max_tokens: int = 48
+    max_tokens: int = 32
     """Tokens of a text that a net reads."""
     stem: bool = True
     """Read English plurals as singulars: an answer should not turn on an s."""
@@ -151,6 +151,10 @@ class Train(Section):
     something; 0: the whole path. Its first parts are the same in all sibling lines."""
     word_dropout: float = Field(0.2, ge=0, le=1)
     """Share of known words that a net reads by their n-grams in training, as it will read unknown ones."""
+    hidden: int = 256
+    """Width of the layer before the class scores; those are most of a net's size and work (5,600 classes)."""
+    dropout: float = Field(0.3, ge=0, lt=1)
+    """Share of that layer's features dropped in training."""
     weight_decay: float = 0.01
     """Decoupled decay of the weights a step, times the learning rate."""
     clip: float = 1.0
@@ -173,6 +177,17 @@ class SVC(Section):
 
     cost: float = 0.5
     """Inverse of the regularisation strength."""
+    tolerance: float = 0.5
+    """Where the solver stops. 0.1 (scikit-learn's usual 1e-4 all the more) takes half as long again for the same
+    answers."""
+    ngrams: tuple[int, int] = (3, 5)
+    """Shortest and longest character n-gram, within words."""
+    min_rows: int = 2
+    """Rows that must have a term for it to become a feature."""
+    prune: float = Field(0.01, ge=0)
+    """Weights smaller than this are dropped: most of the size, next to nothing of the answers."""
+    classes_a_fit: int = 100
+    """Classes fitted in one call: a call copies all rows, a large one shows no progress."""
 
 
 class Encoder(Section):

@@ -116,7 +116,7 @@ class Bundle:
         """The design's explanations, one an instance."""
         from models.explain import explain
 
-        return cast(list[dict[str, Any]], explain(self, instances))
+        return explain(self, instances)
 
     def _run(self, feeds: Feeds) -> npt.NDArray[np.float32]:
         return cast(npt.NDArray[np.float32], self.session.run(["logits"], feeds)[0])

@@ -1,5 +1,6 @@
 """What every model kind is to the rest of the project: one interface, and the rows it learns from."""
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -121,3 +122,8 @@ def level_targets(levels: Levels, codes: Sequence[str]) -> dict[int, npt.NDArray
     """Index of each code at levels 2, 4, 6 (-1: the code is shorter or unknown); at level 6 positions are those of
     `levels.codes[6]`, which are the classes without the vague one."""
     return {digits: levels.indices(codes, digits) for digits in (2, 4, 6)}
+
+
+def work_folder(root: Path, *identity: str) -> Path:
+    """A folder under `root` that only a training with the same identity (kind, settings, rows, seed) finds again."""
+    return root / hashlib.sha256("\0".join(identity).encode()).hexdigest()[:16]

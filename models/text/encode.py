@@ -121,6 +121,10 @@ class WordEncoder:
                 ids[n, t, : len(word)] = word
         return {"ids": ids}
 
+    def knows(self, word: str) -> bool:
+        """Whether the word is in the vocabulary."""
+        return word in self.index
+
     def informative(self, text: str) -> bool:
         """Whether there is any word of two letters or more."""
         return any(len(word) > 1 and not word.isdigit() for word in words(text, self.stem))
@@ -199,6 +203,10 @@ class NgramEncoder:
             found, weights = self.analyse(text)
             features[n, : len(found)], values[n, : len(found)] = found, weights
         return {"features": features, "values": values}
+
+    def knows(self, word: str) -> bool:
+        """Whether the word is in the vocabulary."""
+        return word in self.index
 
     def informative(self, text: str) -> bool:
         """Whether there is any word of two letters or more."""

@@ -1,0 +1,89 @@
+"""The training loop of all torch kinds."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from models.nets.base import Materials
+from models.progress import report
+
+BatchLoss = Callable[[npt.NDArray[np.intp], np.random.Generator], Tensor]
+
+
+def fit(
+    module: nn.Module,
+    batch_loss: BatchLoss,
+    score: Callable[[], float],
+    materials: Materials,
+    watch: Callable[[int, float], None] | None = None,
+) -> dict[str, Any]:
+    """Train `module` an epoch at a time until `score` on valid has not risen for the settings' patience; leaves the
+    best epoch's weights in it. An epoch's rows are drawn from `materials.order` by weight: that costs less than to read
+    rows of little weight as often as others. Same seed, same result; goes on from the checkpoint in
+    `materials.work` where a killed training left one. `watch(epoch, score)` may raise to end it."""
+    train = materials.settings.train
+    chances = materials.train.weights[materials.order].astype(np.float64)
+    chances /= chances.sum()
+    steps = max(1, min(train.epoch_rows, len(materials.order)) // train.batch)
+    optimiser = torch.optim.AdamW(
+        module.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay, fused=True
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, max_lr=train.learning_rate, total_steps=train.epochs * steps + 1, pct_start=0.1
+    )
+    state: dict[str, Any] = {"epoch": 0, "best": -1.0, "best_epoch": 0, "scores": []}
+    best = {name: value.clone() for name, value in module.state_dict().items()}
+    checkpoint = None if materials.work is None else materials.work / "checkpoint.pt"
+    if checkpoint is not None and checkpoint.exists():
+        saved = torch.load(checkpoint, weights_only=True)
+        state, best = saved["state"], saved["best"]
+        module.load_state_dict(saved["module"])
+        optimiser.load_state_dict(saved["optimiser"])
+        schedule.load_state_dict(saved["schedule"])
+
+    while state["epoch"] < train.epochs and state["epoch"] - state["best_epoch"] < train.patience:
+        epoch = state["epoch"] + 1
+        torch.manual_seed(materials.seed * 1000 + epoch)
+        random = np.random.default_rng([materials.seed, epoch])
+        rows = random.choice(materials.order, size=steps * train.batch, p=chances)
+        module.train()
+        total = 0.0
+        for step in range(steps):
+            loss = batch_loss(rows[step * train.batch : (step + 1) * train.batch], random)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(module.parameters(), train.clip)
+            optimiser.step()
+            schedule.step()
+            total += float(loss.detach())
+            report(
+                materials.step,
+                (epoch - 1 + (step + 1) / steps) / train.epochs * 0.999,
+                1,
+                f"epoch {epoch} of {train.epochs} at most, loss {total / (step + 1):.3f}, "
+                f"best on valid {max(state['best'], 0):.3f}",
+            )
+        now = score()
+        state["epoch"], state["scores"] = epoch, [*state["scores"], now]
+        if now > state["best"]:
+            state["best"], state["best_epoch"] = now, epoch
+            best = {name: value.clone() for name, value in module.state_dict().items()}
+        if checkpoint is not None:
+            _save(checkpoint, state, best, module, optimiser, schedule)
+        if watch is not None:
+            watch(epoch, now)
+    module.load_state_dict(best)
+    return {"epochs": state["epoch"], "best_epoch": state["best_epoch"], "valid_scores": state["scores"]}
+
+
+def _save(path: Path, state: dict[str, Any], best: dict[str, Tensor], module: nn.Module, *others: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    content = {"state": state, "best": best, "module": module.state_dict()}
+    torch.save({**content, "optimiser": others[0].state_dict(), "schedule": others[1].state_dict()}, partial)
+    partial.replace(path)

@@ -1,0 +1,251 @@
+"""What the torch kinds share: the embedding step's word vectors, scores against legal texts, losses at three levels."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.answer import DIGITS
+from models.nets.base import VAGUE, Materials
+from models.nets.loop import fit
+from models.text.embedding import Embedding, load_embedding
+from models.text.encode import WordEncoder
+from models.text.normalise import words
+
+
+class WordVectors(nn.Module):
+    """(n, T, G) table rows → (n, T, D) vectors, each the mean of a word's rows, and the (n, T) mask of real words."""
+
+    def __init__(self, vectors: npt.NDArray[np.float32]) -> None:
+        super().__init__()
+        self.table = nn.Embedding(len(vectors), vectors.shape[1], padding_idx=0)
+        self.table.weight.data.copy_(torch.from_numpy(vectors))
+
+    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """See the class."""
+        there = (ids > 0).to(torch.float32)
+        count = there.sum(dim=2)
+        total = (self.table(ids) * there.unsqueeze(3)).sum(dim=2)
+        return total / count.clamp(min=1.0).unsqueeze(2), (count > 0).to(torch.float32)
+
+    def of_words(self, rows: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """The same from (U, G) rows of distinct words and (n, T) positions among them (0 = none): fewer sums."""
+        vectors = functional.embedding_bag(rows, self.table.weight, mode="mean", padding_idx=0)
+        return functional.embedding(index, vectors), (index > 0).to(torch.float32)
+
+
+class ClassScores(nn.Module):
+    """(n, F) features → (n, classes): a row of weights for each class, plus closeness to the class's legal text.
+
+    The second part gives a class without one example a place: its weights start at zero, its legal text does not.
+    """
+
+    def __init__(self, features: int, legal: npt.NDArray[np.float32]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(len(legal), features))
+        self.bias = nn.Parameter(torch.zeros(len(legal)))
+        self.project = nn.Linear(features, legal.shape[1], bias=False)
+        self.legal = nn.Buffer(torch.from_numpy(legal), persistent=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """See the class."""
+        return functional.linear(features, self.weight + self.legal @ self.project.weight, self.bias)
+
+
+class LevelLoss:
+    """Cross-entropy at HS2, HS4 and HS6 together; a level's probability is the sum over its classes."""
+
+    def __init__(self, materials: Materials) -> None:
+        levels = materials.levels
+        self.weights = materials.settings.train.level_losses
+        self.groups: dict[int, Tensor] = {}
+        self.sizes: dict[int, int] = {}
+        self.vague = materials.vague
+        for digits in DIGITS:
+            position = {code: i for i, code in enumerate(levels.codes[digits])}
+            # The vague class is a group of its own at each level.
+            self.sizes[digits] = len(position) + (materials.vague is not None)
+            self.groups[digits] = torch.tensor(
+                [len(position) if i == materials.vague else position[c[:digits]] for i, c in enumerate(levels.classes)]
+            )
+
+    def targets(self, materials: Materials, codes: Sequence[str]) -> Tensor:
+        """(n, 3): index of each code at levels 2, 4, 6; -1 where it is shorter or unknown."""
+        columns = []
+        for digits in DIGITS:
+            index = materials.levels.indices(codes, digits)
+            if self.vague is not None:
+                index[np.array([code == VAGUE for code in codes], dtype=bool)] = self.sizes[digits] - 1
+            columns.append(index)
+        return torch.from_numpy(np.stack(columns, axis=1))
+
+    def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Mean over rows; what a row's code does not reach is left out."""
+        p = torch.softmax(logits, dim=1)
+        total = logits.new_zeros(())
+        for column, digits in enumerate(DIGITS):
+            known = targets[:, column] >= 0
+            grouped = logits.new_zeros(len(logits), self.sizes[digits]).index_add(1, self.groups[digits], p)
+            picked = grouped.gather(1, targets[:, column].clamp(min=0).unsqueeze(1)).squeeze(1)
+            loss = -torch.log(picked.clamp(min=1e-9)) * known
+            total = total + self.weights[column] * loss.mean()
+        return total
+
+
+class WordNet:
+    """A torch kind on word vectors: implements `models.nets.base.Net` for a module (n, T, D), (n, T) → features."""
+
+    def __init__(self, materials: Materials, body: Callable[[int], nn.Module], features: int) -> None:
+        if materials.embedding is None:
+            raise ValueError("a word net needs the folder of the embed step")
+        torch.manual_seed(materials.seed)
+        torch.set_num_threads(materials.settings.train.threads)
+        self.materials = materials
+        embedding = load_embedding(materials.embedding)
+        self.encoder: WordEncoder = embedding.encoder
+        self.module = _Scored(
+            embedding,
+            body(embedding.vectors.shape[1]),
+            features,
+            materials.settings.train.hidden,
+            materials.settings.train.dropout,
+            _legal_vectors(materials, embedding),
+        )
+        self.loss = LevelLoss(materials)
+
+    def fit(self, watch: Callable[[int, float], None] | None = None) -> dict[str, Any]:
+        """Train with the shared loop; the best epoch on valid is kept."""
+        materials = self.materials
+        texts = WordBatches(self.encoder, materials.train.texts)
+        targets = self.loss.targets(materials, materials.train.codes)
+
+        def batch_loss(rows: npt.NDArray[np.intp], random: np.random.Generator) -> Tensor:
+            distinct, index = texts.take(rows, random, materials.settings.train.word_dropout)
+            logits = self.module.of_words(distinct, index)
+            return self.loss(logits, targets[rows])
+
+        return fit(self.module, batch_loss, self._score, materials, watch)
+
+    def logits(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """(n, classes) by torch."""
+        self.module.eval()
+        out = []
+        with torch.inference_mode():
+            for start in range(0, len(texts), 256):
+                ids = torch.from_numpy(self.encoder.encode(texts[start : start + 256])["ids"])
+                out.append(self.module(ids).numpy())
+        return np.concatenate(out) if out else np.zeros((0, len(self.materials.classes)), dtype=np.float32)
+
+    def export(self, path: Path) -> None:
+        """ONNX graph `ids` int64 (n, T, G) → `logits`."""
+        self.module.eval()
+        example = torch.from_numpy(self.encoder.encode(["cotton shirt", "qzx"])["ids"])
+        with torch.inference_mode():
+            torch.onnx.export(
+                self.module,
+                (example,),
+                str(path),
+                dynamo=False,
+                input_names=["ids"],
+                output_names=["logits"],
+                dynamic_axes={"ids": {0: "n", 1: "t", 2: "g"}, "logits": {0: "n"}},
+                opset_version=17,
+            )
+
+    def _score(self) -> float:
+        """Mean top-1 over the three levels on valid rows."""
+        valid = self.materials.valid
+        return mean_accuracy(self.materials, self.logits(valid.texts), valid.codes)
+
+
+class _Scored(nn.Module):
+    def __init__(
+        self,
+        embedding: Embedding,
+        body: nn.Module,
+        features: int,
+        hidden: int,
+        dropout: float,
+        legal: npt.NDArray[np.float32],
+    ) -> None:
+        super().__init__()
+        self.vectors = WordVectors(embedding.vectors)
+        self.body = body
+        self.narrow = nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), nn.Dropout(dropout))
+        self.scores = ClassScores(hidden, legal)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return cast(Tensor, self.scores(self.narrow(self.body(*self.vectors(ids)))))
+
+    def of_words(self, rows: Tensor, index: Tensor) -> Tensor:
+        return cast(Tensor, self.scores(self.narrow(self.body(*self.vectors.of_words(rows, index)))))
+
+
+class WordBatches:
+    """Training texts as positions of their distinct words, so that a batch's word vectors are made once each."""
+
+    def __init__(self, encoder: WordEncoder, texts: Sequence[str]) -> None:
+        self.encoder = encoder
+        numbers: dict[str, int] = {}
+        self.texts = [
+            np.array(
+                [
+                    numbers.setdefault(word, len(numbers) + 1)
+                    for word in words(text, encoder.stem)[: encoder.max_tokens]
+                ],
+                dtype=np.int64,
+            )
+            for text in texts
+        ]
+        self.whole = np.zeros((len(numbers) + 1, encoder.max_rows), dtype=np.int64)
+        self.parts = np.zeros_like(self.whole)
+        for word, number in numbers.items():
+            rows = encoder.subwords(word)
+            self.parts[number, : len(rows)] = rows
+            known = encoder.index.get(word)
+            self.whole[number, : 1 if known else len(rows)] = known if known else rows
+
+    def take(self, rows: npt.NDArray[np.intp], random: np.random.Generator, dropout: float) -> tuple[Tensor, Tensor]:
+        """Distinct words' table rows (U, G) and positions among them (n, T), 0 = none. With chance `dropout` a known
+        word is read by its n-grams, as an unknown one will be."""
+        texts = [self.texts[i] for i in rows]
+        length = max(8, max(map(len, texts)))
+        words_at = np.zeros((len(texts), length), dtype=np.int64)
+        for n, text in enumerate(texts):
+            words_at[n, : len(text)] = text
+        distinct, index = np.unique(words_at, return_inverse=True)
+        if distinct[0] != 0:
+            distinct, index = np.concatenate([[0], distinct]), index + 1
+        by_parts = random.random(len(distinct)) < dropout
+        table_rows = np.where(by_parts[:, None], self.parts[distinct], self.whole[distinct])
+        return torch.from_numpy(table_rows), torch.from_numpy(index.reshape(words_at.shape))
+
+
+def mean_accuracy(materials: Materials, logits: npt.NDArray[np.float32], codes: Sequence[str]) -> float:
+    """Mean of top-1 accuracy at HS2, HS4, HS6 on rows that have a code."""
+    p = np.exp(logits - logits.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    shares = []
+    for digits in DIGITS:
+        truth = materials.levels.indices(codes, digits)
+        judged = np.array([len(code) >= digits for code in codes], dtype=bool)
+        if judged.any():
+            shares.append(float((materials.levels.probabilities(p, digits).argmax(axis=1) == truth)[judged].mean()))
+    return sum(shares) / len(shares) if shares else 0.0
+
+
+def _legal_vectors(materials: Materials, embedding: Embedding) -> npt.NDArray[np.float32]:
+    """(classes, D): each class's legal text, headings' texts included, as the mean of its words' vectors, length 1."""
+    texts = [
+        "" if code == VAGUE else f"{materials.texts.get(code[:4], '')} {materials.texts.get(code, '')}"
+        for code in materials.classes
+    ]
+    vectors = embedding.mean_vectors(texts)
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit: npt.NDArray[np.float32] = (vectors / np.maximum(lengths, 1e-6)).astype(np.float32)
+    return unit
