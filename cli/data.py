@@ -87,7 +87,7 @@ def _print(report: "IngestReport", examples: dict[str, dict[str, Any]], out: Pat
         typer.echo(f"repaired: {count:,} × {what}")
     for reason, count in report.reasons.items():
         example = examples[reason]
-        width = max(20, shutil.get_terminal_size().columns - 60)
+        width = max(60, shutil.get_terminal_size().columns - 60)
         typer.echo(f"quarantined: {count:,} × {reason}, such as row {example['row']}: {example['original'][:width]!r}")
     if out is not None:
         typer.echo(f"rows, quarantine, conflicts and report are in {out}")
