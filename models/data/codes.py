@@ -15,8 +15,8 @@ from models.hs.codes import normalise_code
 
 @dataclass(frozen=True)
 class CodeCounts:
-    """`codes`: rows by code of six, four or two digits; `vague`: rows that say to be too vague for one; `refused`: rows whose
-    code cannot be read, by reason."""
+    """`codes`: rows by code of six, four or two digits; `vague`: rows that say to be too vague for one; `refused`: rows
+    whose code cannot be read, by reason."""
 
     codes: dict[str, int]
     vague: int
