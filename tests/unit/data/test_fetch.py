@@ -28,6 +28,7 @@ def serve() -> Iterator[Serve]:
     def start(answer: Callable[[str, dict[str, str]], Answer]) -> str:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            wbufsize = 1 << 16
 
             def do_GET(self) -> None:
                 asked = urlsplit(self.path)
