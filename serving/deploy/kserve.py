@@ -2,7 +2,8 @@
 
 Writes are server-side apply under the field manager `hscode-deploy`: what a person's or GitOps' own manager wrote
 beside it stays, and what this one no longer says goes. Needs the rights get, list, create, patch, delete on
-InferenceServices, get on Knative's Revisions, create on Events, all in one namespace.
+InferenceServices, get on Knative's Revisions, create on Events, all in one namespace; with list on Pods it can say why
+a pod does not run.
 """
 
 import copy
@@ -44,6 +45,14 @@ PATIENCE_SECONDS = 20.0
 """How long a revision may be failed before waiting for it ends: a container that crashes once may come up yet."""
 API_RETRIES = 5
 """Tries of a request that the API server did not take (connection, 429, 5xx)."""
+
+FAILED_WAITING = frozenset(
+    [
+        *("CrashLoopBackOff", "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"),
+        *("CreateContainerConfigError", "CreateContainerError", "RunContainerError"),
+    ]
+)
+"""Reasons of a waiting container that more waiting rarely mends."""
 
 T = TypeVar("T")
 
@@ -208,12 +217,12 @@ class KServeDeployer:
 
     def _read(self, service: Mapping[str, Any]) -> Status:
         revisions = {name: self._revision(name) for name in revision_names(service)}
-        failed = _load_failure(service)
-        if failed is not None:
-            name, reason = failed
-            revision = revisions.get(name)
-            if revision is not None and not revision.ready:
-                revisions[name] = replace(revision, ready=False, reason=reason)
+        predictor = (service.get("status") or {}).get("components", {}).get("predictor", {})
+        newest = revisions.get(predictor.get("latestCreatedRevision", ""))
+        if newest is not None and newest.ready is None:
+            failed, why = self._pod_trouble(newest.name)
+            if why:
+                revisions[newest.name] = replace(newest, ready=False if failed else None, reason=why)
         return _status(service, {name: revision for name, revision in revisions.items() if revision is not None})
 
     def _revision(self, name: str) -> Revision | None:
@@ -234,6 +243,28 @@ class KServeDeployer:
             template=annotations.get(TEMPLATE_ANNOTATION, ""),
         )
 
+    def _pod_trouble(self, revision: str) -> tuple[bool, str]:
+        """Whether a revision's pods have failed, and what keeps them from running; nothing where pods may not be read.
+
+        Knative says "Deploying" for ten minutes (its progress deadline), and KServe's modelStatus is not kept up to
+        date, so the pods themselves are asked.
+        """
+        path = f"/api/v1/namespaces/{self.namespace}/pods?labelSelector=serving.knative.dev%2Frevision%3D{revision}"
+        found = self._call("GET", path, missing=lambda: None, forbidden=lambda: None)
+        for pod in (found or {}).get("items", []):
+            status = pod.get("status", {})
+            for container in status.get("initContainerStatuses", []) + status.get("containerStatuses", []):
+                waiting = container.get("state", {}).get("waiting") or {}
+                if waiting.get("reason") in FAILED_WAITING:
+                    ended = container.get("lastState", {}).get("terminated") or {}
+                    said = [line.strip() for line in ended.get("message", "").splitlines() if line.strip()]
+                    code = f"exit code {ended['exitCode']}" if "exitCode" in ended else waiting.get("message", "")
+                    return True, ": ".join(filter(None, (waiting["reason"], container["name"], code, *said[-1:])))
+            for condition in status.get("conditions", []):
+                if condition["type"] == "PodScheduled" and condition["status"] == "False":
+                    return False, f"{condition.get('reason', '')}: {condition.get('message', '')}"
+        return False, ""
+
     def _call(
         self,
         method: str,
@@ -241,6 +272,7 @@ class KServeDeployer:
         body: Mapping[str, Any] | None = None,
         content_type: str = "application/json",
         missing: Callable[[], T] | None = None,
+        forbidden: Callable[[], T] | None = None,
     ) -> Any:
         """One request; retried where the server did not take it. Raises Conflict (409), UserError (4xx)."""
         from kubernetes.client import ApiException
@@ -262,6 +294,8 @@ class KServeDeployer:
             except ApiException as error:
                 if error.status == 404 and missing is not None:
                     return missing()
+                if error.status == 403 and forbidden is not None:
+                    return forbidden()
                 if error.status == 409:
                     raise Conflict(_message(error)) from None
                 if error.status in (429, 500, 502, 503, 504) and not last:
@@ -277,21 +311,6 @@ class KServeDeployer:
 
 def _status(service: Mapping[str, Any], revisions: Mapping[str, Revision]) -> Status:
     return read_status(service, revisions, int(service["metadata"]["generation"]))
-
-
-def _load_failure(service: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Name of the newest revision and why its model cannot be loaded, where KServe says so.
-
-    The revision's own condition says only "Deploying" for ten minutes (Knative's progress deadline).
-    """
-    status = service.get("status") or {}
-    model = status.get("modelStatus") or {}
-    name = (status.get("components") or {}).get("predictor", {}).get("latestCreatedRevision", "")
-    if (model.get("states") or {}).get("targetModelState") != "FailedToLoad" or not name:
-        return None
-    info = model.get("lastFailureInfo") or {}
-    said = [line.strip() for line in str(info.get("message", "")).splitlines() if line.strip()]
-    return name, ": ".join(filter(None, (info.get("reason", "FailedToLoad"), said[-1] if said else "")))
 
 
 def _connect(context: str | None) -> "ApiClient":

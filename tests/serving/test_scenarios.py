@@ -218,14 +218,3 @@ def test_the_logger_sends_pairs_with_the_version(place: Place) -> None:
         assert event.headers.get("ce-endpoint", "") == ""
         assert event.headers["ce-time"]
     deployer.delete(name)
-
-
-def test_a_service_that_does_not_exist_is_not_found(place: Place) -> None:
-    deployer = place.deployer
-    deployer.apply(place.manifest("known", "1"), place.patience)
-    deployer.apply(place.manifest("known-too", "1"), place.patience)
-    assert place.ask("unknown", "a").status_code == 404
-    deployer.delete("known")
-    deployer.delete("known-too")
-    deployer.delete("known-too")
-    deployer.event("known", "Warning", "Gone", "an event for an object that is gone is not an error")
