@@ -40,6 +40,7 @@ class Levels:
         self.vague = vague
         coded = sorted((c, i) for i, c in enumerate(classes) if i != vague)
         self._order = np.array([i for _, i in coded], dtype=np.intp)
+        self._sorted = bool((self._order == np.arange(len(self._order))).all())
         self.codes: dict[int, tuple[str, ...]] = {}
         self._starts: dict[int, npt.NDArray[np.intp]] = {}
         for digits in DIGITS:
@@ -51,9 +52,20 @@ class Levels:
 
     def probabilities(self, class_probabilities: Floats, digits: int) -> npt.NDArray[np.float64]:
         """(n, classes) → (n, codes of the level): the sums over each code's classes, without the vague class."""
-        if not len(self._order):
-            return np.zeros((len(class_probabilities), 0))
-        ordered = np.asarray(class_probabilities)[:, self._order].astype(np.float64)
+        return self._summed(self._ordered(class_probabilities), digits)
+
+    def all_probabilities(self, class_probabilities: Floats) -> dict[int, npt.NDArray[np.float64]]:
+        """`probabilities` of every level."""
+        ordered = self._ordered(class_probabilities)
+        return {digits: self._summed(ordered, digits) for digits in DIGITS}
+
+    def _ordered(self, class_probabilities: Floats) -> npt.NDArray[np.float64]:
+        p = np.asarray(class_probabilities)
+        if self._sorted:
+            return p[:, : len(self._order)].astype(np.float64)
+        return p[:, self._order].astype(np.float64)
+
+    def _summed(self, ordered: npt.NDArray[np.float64], digits: int) -> npt.NDArray[np.float64]:
         if len(self.codes[digits]) == ordered.shape[1]:
             return ordered
         return np.add.reduceat(ordered, self._starts[digits], axis=1)
@@ -91,12 +103,13 @@ def decide(
     thresholds: Mapping[str, float],
     digits: int | Sequence[int] = 6,
     informative: Sequence[bool] | None = None,
+    at_levels: Mapping[int, npt.NDArray[np.float64]] | None = None,
 ) -> Decisions:
     """The policy for (n, classes) probabilities.
 
     `thresholds` are keyed "2", "4", "6", "vague" (missing: NEVER; for "vague": the vague class must win); `digits` is
     the longest code wanted, for all rows or for each; `informative` says for each row whether its text has any token
-    that the model knows: without one it is vague.
+    that the model knows: without one it is vague. `at_levels` is `levels.all_probabilities`, where it is known already.
     """
     n = len(class_probabilities)
     wanted = np.broadcast_to(np.asarray(digits, dtype=np.intp), (n,))
@@ -111,7 +124,7 @@ def decide(
     for level in reversed(DIGITS):
         if not n or not levels.codes[level]:
             continue
-        p = levels.probabilities(class_probabilities, level)
+        p = at_levels[level] if at_levels is not None else levels.probabilities(class_probabilities, level)
         best = p.argmax(axis=1)
         sure = p[np.arange(n), best]
         take = ~vague & (given == 0) & (wanted >= level) & (sure >= thresholds.get(str(level), NEVER))
@@ -138,11 +151,11 @@ def answers(
     n = len(class_probabilities)
     wanted = np.broadcast_to(np.asarray(digits, dtype=np.intp), (n,))
     limits = np.broadcast_to(np.asarray(limit, dtype=np.intp), (n,))
-    decisions = decide(levels, class_probabilities, thresholds, digits, informative)
-    p = {level: levels.probabilities(class_probabilities, level) for level in DIGITS}
+    p = levels.all_probabilities(class_probabilities)
+    decisions = decide(levels, class_probabilities, thresholds, digits, informative, p)
+    bests = {level: p[level].argmax(axis=1).tolist() for level in DIGITS if levels.codes[level]}
     out = []
     for row, code in enumerate(decisions.codes(levels)):
-        best = {level: int(p[level][row].argmax()) for level in DIGITS if levels.codes[level]}
         at = int(wanted[row])
         out.append(
             {
@@ -151,8 +164,11 @@ def answers(
                 "confidence": round(float(decisions.confidence[row]), 4),
                 "status": str(decisions.status[row]),
                 "levels": {
-                    str(level): {"code": levels.codes[level][i], "confidence": round(float(p[level][row, i]), 4)}
-                    for level, i in best.items()
+                    str(level): {
+                        "code": levels.codes[level][best[row]],
+                        "confidence": round(float(p[level][row, best[row]]), 4),
+                    }
+                    for level, best in bests.items()
                 },
                 "candidates": [
                     {
@@ -172,10 +188,10 @@ def largest(values: Floats, k: int) -> list[int]:
     k = min(k, len(values))
     if k <= 0:
         return []
-    rounded = np.round(np.asarray(values, dtype=np.float64), 6)
-    bound = np.partition(rounded, len(rounded) - k)[len(rounded) - k]
-    near = np.flatnonzero(rounded >= bound)
-    return [int(i) for i in near[np.argsort(-rounded[near], kind="stable")][:k]]
+    exact = np.asarray(values, dtype=np.float64)
+    near = np.flatnonzero(exact >= np.partition(exact, len(exact) - k)[len(exact) - k] - 1e-6)
+    rounded = np.round(exact[near], 6)
+    return [int(i) for i in near[np.argsort(-rounded, kind="stable")][:k]]
 
 
 def fit_thresholds(
