@@ -142,7 +142,6 @@ class FileDeployer:
                 },
                 "spec": {"predictor": predictor},
                 "status": {
-                    "observedGeneration": service["generation"],
                     "conditions": [{"type": "Ready", "status": "True" if ready else "False"}],
                     "components": {"predictor": {
                         "latestCreatedRevision": rollout.latest_created, "latestReadyRevision": rollout.latest_ready,
@@ -156,6 +155,7 @@ class FileDeployer:
                 },
             },
             revisions,
+            service["generation"],
         )  # fmt: skip
 
 

@@ -167,8 +167,8 @@ def _latency_interval(counts: Counts, policy: Policy) -> Interval:
     shifts = np.arange(-64, 65)
     refuted: dict[bool, list[bool]] = {True: [], False: []}
     for shift in shifts:
-        challenger, champion, mean = latency_sides(counts, policy, int(shift))
         for harm in (True, False):
+            challenger, champion, mean = latency_sides(counts, policy, int(shift), upper=harm)
             odds = HARM_ODDS if harm else 1 / HARM_ODDS
             logs = log_evidence(challenger, champion, BINARY, Boundary(1.0, 0.0), mean, odds=odds)
             refuted[harm].append(bool(logs.max() >= math.log(2 / (1 - LEVEL))))

@@ -36,7 +36,7 @@ _EDGE = 1e-9
 _PRIOR_COUNT = 2.0
 """Outcomes that the prior guess of the champion's mean is worth; only power depends on it."""
 _NEWTON_STEPS = 60
-_SOLVED = 1e-13
+_SOLVED = 1e-12
 
 
 @dataclass(frozen=True)
@@ -54,36 +54,51 @@ class Boundary:
 def project(a1: Array, a0: Array, n1: Array, n0: Array, boundary: Boundary) -> tuple[Array, Array]:
     """Project alternatives on the line: minimises n1 KL(a1 || ratio x + slack) + n0 KL(a0 || x) over x.
 
-    Shapes broadcast; all means in (0, 1). Returns (challenger's, champion's) mean of the projection.
+    Shapes broadcast to that of `a1`; all means in (0, 1). Returns (challenger's, champion's) mean of the projection.
     """
-    ratio, slack = np.broadcast_to(boundary.ratio, a1.shape), np.broadcast_to(boundary.slack, a1.shape)
-    a0, n1, n0 = (np.broadcast_to(value, a1.shape) for value in (a0, n1, n0))
+    shape = a1.shape
+    given = (a0, n1, n0, np.asarray(boundary.ratio), np.asarray(boundary.slack))
+    a1, a0, n1, n0, ratio, slack = (np.broadcast_to(value, shape).ravel() for value in (a1, *given))
     steep = ratio > 0
     safe = np.where(steep, ratio, 1.0)
     # Where the line lies inside the unit square.
     low = np.where(steep, np.maximum(_EDGE, (_EDGE - slack) / safe), _EDGE)
-    high = np.where(steep, np.minimum(1 - _EDGE, (1 - _EDGE - slack) / safe), 1 - _EDGE)
-    high = np.maximum(high, low)
-    first = np.where(steep, (a1 - slack) / safe, a0)
+    high = np.maximum(np.where(steep, np.minimum(1 - _EDGE, (1 - _EDGE - slack) / safe), 1 - _EDGE), low)
     # The derivative is increasing; its zero lies between the two unconstrained optima.
+    first = np.where(steep, (a1 - slack) / safe, a0)
     left = np.clip(np.minimum(first, a0), low, high)
     right = np.clip(np.maximum(first, a0), low, high)
     weight = n1 * ratio / np.maximum(n1 * ratio + n0, _EDGE)
-    x = np.clip(weight * first + (1 - weight) * a0, left, right)
+    found = np.clip(weight * first + (1 - weight) * a0, left, right)
+    open_ = np.flatnonzero(right > left)
+    part = tuple(value[open_] for value in (found, left, right, a1, a0, n1, n0, ratio, slack))
     for _ in range(_NEWTON_STEPS):
-        u = np.clip(ratio * x + slack, _EDGE, 1 - _EDGE)
-        v1, v0 = u * (1 - u), x * (1 - x)
-        d1, d0 = u - a1, x - a0
-        slope = n1 * ratio * d1 / v1 + n0 * d0 / v0
-        left, right = np.where(slope < 0, x, left), np.where(slope < 0, right, x)
-        curve = n1 * ratio**2 * (v1 - d1 * (1 - 2 * u)) / v1**2 + n0 * (v0 - d0 * (1 - 2 * x)) / v0**2
-        new = x - slope / np.maximum(curve, _EDGE)
-        new = np.where((new > left) & (new < right), new, (left + right) / 2)
-        moved = np.abs(new - x)
-        x = new
-        if np.all(moved <= _SOLVED * np.maximum(x, 1e-3)):
+        if not open_.size:
             break
-    return np.clip(ratio * x + slack, _EDGE, 1 - _EDGE), x
+        new, left, right = _newton(*part)
+        moved = np.abs(new - part[0]) > _SOLVED * new
+        found[open_] = new
+        open_ = open_[moved]
+        part = tuple(value[moved] for value in (new, left, right, *part[3:]))
+    found = found.reshape(shape)
+    one: Array = np.clip(boundary.ratio * found + boundary.slack, _EDGE, 1 - _EDGE)
+    return one, found
+
+
+def _newton(
+    x: Array, left: Array, right: Array, a1: Array, a0: Array, n1: Array, n0: Array, ratio: Array, slack: Array
+) -> tuple[Array, Array, Array]:
+    """One safeguarded step towards the zero of the derivative: the new point and its bracket."""
+    u = np.clip(ratio * x + slack, _EDGE, 1 - _EDGE)
+    v1, v0 = u * (1 - u), x * (1 - x)
+    d1, d0 = u - a1, x - a0
+    slope = n1 * ratio * d1 / v1 + n0 * d0 / v0
+    left, right = np.where(slope < 0, x, left), np.where(slope < 0, right, x)
+    curve = n1 * ratio**2 * (v1 - d1 * (1 - 2 * u)) / v1**2 + n0 * (v0 - d0 * (1 - 2 * x)) / v0**2
+    new = x - slope / np.maximum(curve, _EDGE)
+    # Halve where Newton leaves the bracket; on a logarithmic scale where it spans one.
+    middle = np.where(right > 4 * left, np.sqrt(left * right), (left + right) / 2)
+    return np.where((new >= left) & (new <= right), new, middle), left, right
 
 
 def shift_odds(t: Array, factor: float | Array) -> Array:

@@ -238,23 +238,24 @@ def _latency(
     """Quantile against quantile, as shares beyond a bar (`latency_sides`)."""
     tolerated = math.ceil(ratio_bins(policy.latency.tolerance_ratio) - 1e-9)
     margin = math.floor(ratio_bins(policy.latency.margin_ratio) + 1e-9)
-    slow, champion, mean = latency_sides(counts, policy, np.where(alone, margin, tolerated))
+    slow, champion, mean = latency_sides(counts, policy, np.where(alone, margin, tolerated), upper=True)
     line = Boundary(np.where(alone, 0.0, 1.0), np.where(alone, mean, 0.0))
     harm = log_evidence(slow, champion, BINARY, line, mean, starts=starts)
-    slow, champion, mean = latency_sides(counts, policy, margin)
+    slow, champion, mean = latency_sides(counts, policy, margin, upper=False)
     # A sound challenger passes the raised bar more seldom; how seldom depends on the tail.
     even = Boundary(1.0, 0.0)
     odds, weights = SAFE_ODDS, SAFE_ODDS_WEIGHTS
     return harm, log_evidence(slow * judged, champion * judged, BINARY, even, mean, odds, weights)
 
 
-def latency_sides(counts: Counts, policy: Policy, shift: int | Array) -> tuple[Array, Array, Array]:
+def latency_sides(counts: Counts, policy: Policy, shift: int | Array, upper: bool) -> tuple[Array, Array, Array]:
     """(challenger's, champion's) counts (within, beyond the bar), and the champion's mean share beyond it before.
 
-    The bar t of a block is the champion's quantile up to then (the lower edge of its bin, so that the champion passes
-    it even where all its latencies are alike); the challenger's bar is t raised by `shift` bins. A challenger whose
-    latencies are that much longer passes its bar exactly as often as the champion passes its own, at any load; so
-    "slower by the factor" is "its share beyond its bar is at least the champion's beyond the champion's".
+    The bar t of a block is the champion's quantile up to then; the challenger's bar is t raised by `shift` bins. A
+    challenger whose latencies are that much longer passes its bar exactly as often as the champion passes its own, at
+    any load; so "slower by the factor" is "its share beyond its bar is at least the champion's beyond the champion's".
+    Any t will do. `upper` takes the upper edge of the quantile's bin (for harm), else the lower one (for safety): so
+    the tests tell something even where all latencies are alike.
     """
     used = slice(*_used(counts))
     slow, quick = (side[..., used] for side in counts.latency)
@@ -262,7 +263,7 @@ def latency_sides(counts: Counts, policy: Policy, shift: int | Array) -> tuple[A
     past = np.cumsum(quick, axis=-2) - quick + before
     total = past.sum(-1)
     rank = policy.latency.quantile * total
-    bar = np.argmax(np.cumsum(past, axis=-1) >= rank[..., None], axis=-1) - 1
+    bar = np.argmax(np.cumsum(past, axis=-1) >= rank[..., None], axis=-1) - (0 if upper else 1)
     known = total >= _FEW
     guess = 1 - policy.latency.quantile
     mean = running_mean(*_beyond(quick, bar, known), guess, (guess * before.sum(), float(before.sum())))

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
@@ -65,13 +65,15 @@ def expectation(
     return float(total)
 
 
-@settings(max_examples=40, deadline=None)
-@given(means, means, st.integers(1, 6), st.integers(1, 6), st.floats(0.8, 1.6), st.floats(0.0, 0.1), st.booleans())
+@settings(max_examples=30, deadline=None)
+@given(means, means, st.integers(1, 4), st.integers(1, 4), st.floats(0.8, 1.6), st.floats(0.0, 0.1), st.booleans())
 def test_under_the_null_the_expected_evidence_is_at_most_one(
     t0: float, guess: float, n1: int, n0: int, ratio: float, slack: float, harm: bool
 ) -> None:
     line = Boundary(ratio, slack)
     on_line = min(1.0, ratio * t0 + slack)
+    # Where the line lies above 1 no challenger is worse by the margin.
+    assume(harm or ratio * t0 + slack <= 1)
     for part in (1.0, 0.6):
         t1 = on_line * part if harm else on_line + (1 - on_line) * (1 - part)
         found = expectation(harm, t1, t0, n1, n0, line, min(max(guess, 1e-5), 1 - 1e-5), (HARM_ODDS, HARM_WEIGHTS))
