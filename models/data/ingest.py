@@ -34,6 +34,8 @@ from models.progress import report as progress
 KINDS = ("vague", "nomenclature", "given", "corrected")
 """Kinds of labels, the more trusted later: decides between labels of equal weight."""
 
+MOST_SOURCES = 1000
+"""Different source names; more are rather identifiers of rows than sources."""
 EXAMPLES = 3
 """Quarantined rows that the report shows for each reason."""
 
@@ -287,12 +289,18 @@ class _Ingest:
             if batch.received is not None:
                 received = batch.received[position]
                 buffer.received += [None] * (len(buffer.key) - 1 - len(buffer.received))
-                buffer.received.append(None if received in (None, "") else str(received))
+                buffer.received.append(None if received is None else clean_text(str(received)) or None)
 
     def _profiled(self, given: str | None, source: Source, default: str) -> tuple[str, SourceCounts, int, int, bool]:
         """Name, counts, number of the profile, of the profile of its vague rows, and whether all its rows are vague."""
-        name = " ".join((given or "").split()) or default
+        name = clean_text(given or "") or default
         data = self._settings.data
+        if len(self._names) > MOST_SOURCES:
+            raise UserError(
+                f"column 'source' has more than {MOST_SOURCES} values: it does not name where rows come from",
+                source.path,
+                "give the file one name with data.sources[].name",
+            )
         kind = data.source_kinds.get(name, source.kind)
         counts = self._report.sources.setdefault(name, SourceCounts())
         number = self._names.setdefault(name, len(self._names))

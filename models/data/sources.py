@@ -332,6 +332,8 @@ class _Lines:
         tail, skipping, offset, newline = b"", False, 0, b"\n"
         first = True
         for block in self._bytes:
+            if not block:
+                continue
             if first:
                 if block.startswith(codecs.BOM_UTF8):
                     block, offset = block[3:], 3
@@ -457,6 +459,9 @@ class _CsvReader:
             )
         plain = "".join(first.split('"')[::2])
         delimiter = max(_DELIMITERS, key=plain.count)
+        if delimiter not in plain:
+            # One column: what looks like a delimiter in a row is part of its text.
+            delimiter = "\x1f"
         try:
             header = next(csv.reader([first], delimiter=delimiter, strict=True))
         except csv.Error as error:
@@ -626,7 +631,7 @@ def _parquet(path: Path, address: str, wanted: Wanted) -> Iterator[Batch]:
         used = [i for i in (at.description, at.code, at.source, at.received) if i is not None]
         row = 0
         for part in file.iter_batches(_BATCH, columns=[seen[i] for i in used]):
-            values = {name: part.column(name).to_pylist() for name in part.schema.names}
+            values = {name: _values(part.column(name)) for name in part.schema.names}
 
             def column(i: int | None, values: dict[str, list[Any]] = values) -> list[Any] | None:
                 return None if i is None else values[seen[i]]
@@ -644,3 +649,13 @@ def _parquet(path: Path, address: str, wanted: Wanted) -> Iterator[Batch]:
         if getattr(error, "errno", None) == errno.ENOSPC:
             raise
         raise UserError(f"is not a readable parquet file ({_said(error)})", address, "write it again") from None
+
+
+def _values(column: Any) -> list[Any]:
+    """Values of a parquet column; bytes are read as UTF-8 (pyarrow raises where they are not)."""
+    import pyarrow
+
+    if pyarrow.types.is_binary(column.type) or pyarrow.types.is_large_binary(column.type):
+        column = column.cast(pyarrow.string())
+    values: list[Any] = column.to_pylist()
+    return values

@@ -329,6 +329,32 @@ def test_a_full_disk_is_one_clear_line(tmp_path: Path, small_disk: Path) -> None
     assert list(small_disk.iterdir()) == []
 
 
+def test_a_source_column_that_names_rows_is_refused(tmp_path: Path) -> None:
+    content = "description,code,source\n" + "".join(f"thing {i},851830,order {i}\n" for i in range(1500))
+    chosen = chosen_for(tmp_path, write(tmp_path, content))
+    with pytest.raises(UserError, match="column 'source' has more than 1000 values"):
+        ingest(chosen, tmp_path / "out")
+    named = [{"path": str(tmp_path / "rows.csv"), "name": "orders"}]
+    assert set(ingest(chosen_for(tmp_path, sources=named), tmp_path / "out").sources) == {"orders"}
+
+
+def test_odd_values_in_jsonl(tmp_path: Path) -> None:
+    rows = [
+        {"description": "lone \ud83d surrogate", "code": 851830, "source": "shop \ud83d", "received_at": "\ud83d"},
+        {"description": 42, "code": "851830", "source": ["a"]},
+        {"description": None, "code": "851830"},
+        {"description": float("nan"), "code": "851830"},
+        {"description": {"en": "x"}, "code": {"hs": "851830"}},
+        {"description": "asses", "code": 10130.0, "received_at": 20260102},
+    ]
+    path = write(tmp_path, "".join(json.dumps(row) + "\n" for row in rows), "rows.jsonl")
+    report = ingest(chosen_for(tmp_path, path), tmp_path / "out")
+    check_counts(report, tmp_path / "out")
+    assert (report.kept, report.quarantined) == (2, 4)
+    rows_out = pl.read_parquet(tmp_path / "out" / "rows.parquet").select("description", "source", "received_at").rows()
+    assert rows_out == [("lone surrogate", "shop", None), ("asses", "rows", "20260102")]
+
+
 # --- fingerprint ------------------------------------------------------------------------------------------------------
 
 

@@ -277,6 +277,22 @@ def test_vague_sources_need_no_code(tmp_path: Path) -> None:
     assert read(path, tmp_path, needs_code=False) == ([("goods", None)], [])
 
 
+def test_a_file_of_one_column_may_have_commas_in_its_text(tmp_path: Path) -> None:
+    path = write(tmp_path, 'text\ngoods, parts\n"quoted, ""too"""\n')
+    assert read(path, tmp_path, needs_code=False) == ([("goods, parts", None), ('quoted, "too"', None)], [])
+
+
+def test_bytes_in_parquet_are_utf_8_or_said_not_to_be(tmp_path: Path) -> None:
+    for text, said in (("café".encode(), None), ("café".encode("latin-1"), "not a readable parquet file")):
+        table = pyarrow.table({"description": pyarrow.array([text]), "code": ["090121"]})
+        path = write(tmp_path, parquet_bytes(table), "rows.parquet")
+        if said is None:
+            assert read(path, tmp_path) == ([("café", "090121")], [])
+        else:
+            with pytest.raises(UserError, match=said):
+                read(path, tmp_path)
+
+
 def test_broken_lines_of_jsonl(tmp_path: Path) -> None:
     lines = ['{"text": "asses", "code": 10130}', "", "{broken", "[1]", '"x"', '{"code": "010130"}']
     rows, refused = read(write(tmp_path, "\n".join(lines), "rows.jsonl"), tmp_path)
