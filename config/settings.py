@@ -149,6 +149,9 @@ class Train(Section):
     path_parts: int = Field(2, ge=0)
     """A tariff's text that is a path ("A > B > Other > C") is read in training as its last so many parts that say
     something; 0: the whole path. Its first parts are the same in all sibling lines."""
+    window: int = Field(12, ge=0)
+    """A nomenclature text is read in training by a random run of 3 to so many of its words, another each time: traders
+    write few words, and short rows train several times as fast. 0: the whole text."""
     word_dropout: float = Field(0.2, ge=0, le=1)
     """Share of known words that a net reads by their n-grams in training, as it will read unknown ones."""
     hidden: int = 256

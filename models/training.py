@@ -6,7 +6,6 @@ import platform
 import resource
 import subprocess
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from models.calibration import fit_temperature, softmax
 from models.data.files import disk_errors, whole_folder, write_json
 from models.data.upsample import upsample
 from models.errors import UserError
+from models.explain import build_index
 from models.hs.edition import Edition
 from models.nets.base import VAGUE, Materials, Net, Rows, build, work_folder
 from models.progress import report
@@ -141,6 +141,8 @@ def write_bundle(
     began: float,
 ) -> dict[str, Any]:
     """Export a fitted net into `folder` and complete it to a bundle; returns the card."""
+    import polars as pl
+
     settings, valid, levels = materials.settings, materials.valid, materials.levels
     report(materials.step, 0.999, 1, "export and calibration")
     net.export(folder / "model.onnx")
@@ -168,6 +170,7 @@ def write_bundle(
     )
     if difference >= AGREEMENT:
         raise RuntimeError(f"{kind}: probabilities differ by {difference:.1e} before and after export")
+    build_index(pl.read_parquet(split_dir / "train.parquet"), folder, settings.explain.index_rows)
     write_json(folder / "reference.json", reference_of(valid.texts, p, levels, net.encoder))
     split = json.loads((split_dir / "split.json").read_text(encoding="utf-8"))
     milliseconds = _latency(bundle, valid.texts)
@@ -184,7 +187,6 @@ def write_bundle(
             {c for c, k in zip(materials.train.codes, materials.train.kinds, strict=True) if k in TRADER_KINDS}
         ),
         "train_rows": len(materials.train),
-        "train_counts": dict(sorted(Counter(c for c in materials.train.codes if len(c) == 6).items())),
         "upsampled_rows": len(materials.order),
         "training": dict(training)
         | {

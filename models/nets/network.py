@@ -11,11 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.answer import DIGITS
-from models.nets.base import VAGUE, Materials
+from models.nets.base import VAGUE, Materials, Rows
 from models.nets.loop import fit
 from models.text.embedding import Embedding, load_embedding
 from models.text.encode import WordEncoder
 from models.text.normalise import words
+
+SHORTEST_WINDOW = 3
+"""Words that a window of a nomenclature text has at least."""
 
 
 class WordVectors(nn.Module):
@@ -121,7 +124,7 @@ class WordNet:
     def fit(self, watch: Callable[[int, float], None] | None = None) -> dict[str, Any]:
         """Train with the shared loop; the best epoch on valid is kept."""
         materials = self.materials
-        texts = WordBatches(self.encoder, materials.train.texts)
+        texts = WordBatches(self.encoder, materials.train, materials.settings.train.window)
         targets = self.loss.targets(materials, materials.train.codes)
 
         def batch_loss(rows: npt.NDArray[np.intp], random: np.random.Generator) -> Tensor:
@@ -189,8 +192,9 @@ class _Scored(nn.Module):
 class WordBatches:
     """Training texts as positions of their distinct words, so that a batch's word vectors are made once each."""
 
-    def __init__(self, encoder: WordEncoder, texts: Sequence[str]) -> None:
-        self.encoder = encoder
+    def __init__(self, encoder: WordEncoder, rows: Rows, window: int) -> None:
+        self.encoder, self.window = encoder, window
+        self.windowed = [window > 0 and kind == "nomenclature" for kind in rows.kinds]
         numbers: dict[str, int] = {}
         self.texts = [
             np.array(
@@ -200,20 +204,28 @@ class WordBatches:
                 ],
                 dtype=np.int64,
             )
-            for text in texts
+            for text in rows.texts
         ]
         self.whole = np.zeros((len(numbers) + 1, encoder.max_rows), dtype=np.int64)
         self.parts = np.zeros_like(self.whole)
         for word, number in numbers.items():
-            rows = encoder.subwords(word)
-            self.parts[number, : len(rows)] = rows
+            parts = encoder.subwords(word)
+            self.parts[number, : len(parts)] = parts
             known = encoder.index.get(word)
-            self.whole[number, : 1 if known else len(rows)] = known if known else rows
+            self.whole[number, : 1 if known else len(parts)] = known if known else parts
+
+    def _window(self, row: int, random: np.random.Generator) -> npt.NDArray[np.int64]:
+        text = self.texts[row]
+        if not self.windowed[row] or len(text) <= SHORTEST_WINDOW:
+            return text
+        length = int(random.integers(SHORTEST_WINDOW, self.window + 1))
+        start = int(random.integers(0, max(1, len(text) - length + 1)))
+        return text[start : start + length]
 
     def take(self, rows: npt.NDArray[np.intp], random: np.random.Generator, dropout: float) -> tuple[Tensor, Tensor]:
         """Distinct words' table rows (U, G) and positions among them (n, T), 0 = none. With chance `dropout` a known
         word is read by its n-grams, as an unknown one will be."""
-        texts = [self.texts[i] for i in rows]
+        texts = [self._window(i, random) for i in rows]
         length = max(8, max(map(len, texts)))
         words_at = np.zeros((len(texts), length), dtype=np.int64)
         for n, text in enumerate(texts):

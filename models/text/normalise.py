@@ -44,7 +44,7 @@ def singular(word: str) -> str:
     """
     if len(word) < 4 or word[-1] != "s":
         return word
-    if word.endswith("ies") and word[-4] not in "ae":
+    if word.endswith("ies") and len(word) > 4 and word[-4] not in "ae":
         return word[:-3] + "y"
     if word.endswith("es") and word[-3] not in "aeo":
         return word[:-1]
