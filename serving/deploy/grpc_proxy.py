@@ -4,6 +4,7 @@ Bytes pass through undecoded. KServe in Knative mode has one port a service, RES
 """
 
 import contextlib
+import socket
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -30,11 +31,11 @@ async def serve_grpc(proxy: "Proxy", address: str, port: int, stack: contextlib.
     server = grpc.aio.server(options=OPTIONS)
     server.add_generic_rpc_handlers((calls,))
     try:
-        listening = server.add_insecure_port(f"{address}:{port}")
-    except RuntimeError:
-        listening = 0
-    if listening == 0:
-        raise UserError(f"gRPC port {port} is in use", address, "choose another with --grpc-port")
+        with socket.create_server((address, port)):  # asked first: gRPC logs a refusal in its own way
+            pass
+    except OSError as error:
+        raise UserError(f"gRPC port {port}: {error.strerror}", address, "choose another with --grpc-port") from None
+    listening = server.add_insecure_port(f"{address}:{port}")
     await server.start()
     stack.push_async_callback(calls.close)
     stack.push_async_callback(server.stop, 5)

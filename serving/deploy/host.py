@@ -78,6 +78,7 @@ class LocalHost:
         self._background: set[asyncio.Task[None]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._proxy: Proxy | None = None
 
     # -- running ------------------------------------------------------------------------------------------------
 
@@ -85,6 +86,11 @@ class LocalHost:
     def url(self) -> str:
         """Base address of REST requests."""
         return f"http://{self.address}:{self.port}"
+
+    @property
+    def under_way(self) -> int:
+        """Requests accepted and not yet answered."""
+        return self._proxy.under_way if self._proxy is not None else 0
 
     async def serve(self) -> None:
         """Serve until `stop`. Raises UserError for a port in use and where another host has the home."""
@@ -101,7 +107,7 @@ class LocalHost:
             )
             logger = EventLogger(session)
             logger.start()
-            proxy = Proxy(self.services, session, logger, self.logger_url, self._seed)
+            proxy = self._proxy = Proxy(self.services, session, logger, self.logger_url, self._seed)
             await self._listen(stack, proxy)
             self._look()
             grpc = f"{self.address}:{self.grpc_port}" if self.grpc_port is not None else None
