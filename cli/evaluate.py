@@ -34,13 +34,11 @@ def evaluate(
     Columns are found as in `hscode run` (description, code). Labels of two or four digits count at those levels.
     """
     from models import evaluation
-    from models.data.labelled import read_labelled
-    from models.hs.edition import Edition
+    from models.data.labelled import edition_of, read_labelled
 
     settings = resolved(config, set_ or [])
     bundle = opened(model, config, set_ or [], home)
-    legal = {code: text for code, text in bundle.texts.items() if len(code) == 6 and text}
-    rows = read_labelled(data, settings, Edition(bundle.edition, legal) if legal else None)
+    rows = read_labelled(data, settings, edition_of(bundle.edition, bundle.texts))
     texts = rows.frame["description"].to_list()
     measured = evaluation.evaluate(
         bundle.levels,

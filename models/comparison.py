@@ -85,21 +85,26 @@ def judged_rows(frame: "pl.DataFrame") -> Bools:
 
 
 def evaluate_bundles(bundles: Mapping[str, Path], parts: Path, settings: Settings, out: Path) -> None:
-    """Measure each bundle on the test part; writes into `out` ``KIND.json`` (figures) and ``scores.npz`` (one score a
-    near-duplicate group and kind, the groups in the same order for all)."""
+    """Measure each bundle on the test part and by the behaviour suite; writes into `out` ``KIND.json`` (figures) and
+    ``scores.npz``: one score a near-duplicate group of the valid part and kind, the groups in the same order for all.
+    The choice is made on these, so that the test part's figures of the chosen model stay unbiased."""
     import polars as pl
 
+    from models.behaviour import examine
+
     out.mkdir(parents=True, exist_ok=True)
-    frame, counts = pl.read_parquet(parts / "test.parquet"), train_counts(parts)
-    rows, scores = judged_rows(frame), {}
+    test, valid = (pl.read_parquet(parts / f"{part}.parquet") for part in ("test", "valid"))
+    counts = train_counts(parts)
+    scores: dict[str, Any] = {}
+    rows, groups = judged_rows(valid), valid["group"].to_list()
     for done, (kind, folder) in enumerate(bundles.items()):
         say("evaluate", done, len(bundles), kind)
-        judged = Judged(Bundle.load(folder, settings.train.threads), frame)
-        figures = judged.figures(counts, settings)
+        bundle = Bundle.load(folder, settings.train.threads)
+        figures = Judged(bundle, test).figures(counts, settings)
         figures["serving_memory_mb"] = serving_memory_mb(folder)
+        figures["behaviour"] = examine(bundle)
         (out / f"{kind}.json").write_text(json.dumps(figures), encoding="utf-8")
-        groups = frame["group"].to_list()
-        scores[kind] = row_scores(judged.outcomes, rows, settings.select.level_weights, groups)
+        scores[kind] = row_scores(Judged(bundle, valid).outcomes, rows, settings.select.level_weights, groups)
     np.savez(out / "scores.npz", **scores)
 
 
@@ -131,19 +136,30 @@ def usage_of(card: Mapping[str, Any], memory_mb: float) -> Usage:
     )
 
 
-def select_bundle(bundles: Mapping[str, Path], evaluation: Path, settings: Settings, out: Path) -> Selection:
+def select_bundle(
+    bundles: Mapping[str, Path], evaluation: Path, settings: Settings, out: Path, simulation: Path | None = None
+) -> Selection:
     """Choose one bundle and copy it to `out`, with its figures, its price and the reason in its card.
 
-    ``selection.json`` beside the card has the whole comparison.
+    The evidence is the runs of a `simulation` (folder of `models.simulation.simulate`), else the groups of the valid
+    part. ``selection.json`` beside the card has the whole comparison, ``simulation.json`` the runs.
     """
     measured = read_evaluation(evaluation)
-    with np.load(evaluation / "scores.npz", allow_pickle=False) as stored:
-        scores = {kind: stored[kind] for kind in bundles}
+    simulated = None if simulation is None else _read(simulation / "simulation.json")
+    if simulated is not None:
+        scores = {m["model"]: np.array(m["scores"]) for m in simulated["models"] if m["model"] in bundles}
+    else:
+        with np.load(evaluation / "scores.npz", allow_pickle=False) as stored:
+            scores = {kind: stored[kind] for kind in bundles}
     cards = {kind: _read(folder / "card.json") for kind, folder in bundles.items()}
     usages = {kind: usage_of(card, measured[kind]["serving_memory_mb"]) for kind, card in cards.items()}
     costs = {kind: price(usage, settings.cost) for kind, usage in usages.items()}
     chosen = select(
-        scores, {kind: cost.month for kind, cost in costs.items()}, settings.select.margin, settings.select.confidence
+        scores,
+        {kind: cost.month for kind, cost in costs.items()},
+        settings.select.margin,
+        settings.select.confidence,
+        simulated["overlap"] if simulated else 0.0,
     )
     shutil.copytree(bundles[chosen.kind], out, dirs_exist_ok=True)
     card = cards[chosen.kind] | {
@@ -153,7 +169,10 @@ def select_bundle(bundles: Mapping[str, Path], evaluation: Path, settings: Setti
     }
     _write(out / "card.json", card)
     priced = {kind: {**cost.as_dict(), "usage": vars(usages[kind])} for kind, cost in costs.items()}
-    _write(out / "selection.json", {**chosen.as_dict(), "costs": priced})
+    evidence = "runs of the simulation" if simulated else "near-duplicate groups of the valid part"
+    _write(out / "selection.json", {**chosen.as_dict(), "evidence": evidence, "costs": priced})
+    if simulated is not None:
+        _write(out / "simulation.json", simulated)
     return chosen
 
 
@@ -169,7 +188,7 @@ def gate_candidate(candidate: Path, champion: Path | None, parts: Path, settings
         test = frame.filter(pl.Series(judged_rows(frame)))
         evidence.append(_evidence("test", new, old, test, test["group"].to_list(), True))
         for name, path in sorted(settings.evaluate.reference_sets.items()):
-            evidence.append(_evidence(name, new, old, labelled(path, settings), None, False))
+            evidence.append(_evidence(name, new, old, reference(path, new, settings), None, False))
     verdict = gate(evidence, new.card["latency_ms"]["p95"], settings.gate)
     out.mkdir(parents=True, exist_ok=True)
     _write(out / "gate.json", verdict.as_dict())
@@ -186,8 +205,9 @@ def write_report(
         _read(file) for file in (chosen / "selection.json", chosen / "card.json", rows / "ingest.json")
     )
     names = ("pipeline_run", "data_hash", "settings_hash", "git_commit")
+    measured, simulation = read_evaluation(evaluation), chosen / "simulation.json"
     content = Content(
-        models=read_evaluation(evaluation),
+        models=measured,
         chosen=selection["kind"],
         synthetic=any(name.startswith("synthetic") for name in ingest["sources"]),
         split=_read(parts / "split.json"),
@@ -197,24 +217,18 @@ def write_report(
         gate=_read(verdict / "gate.json"),
         costs=selection["costs"],
         currency=settings.cost.currency,
+        simulation=_read(simulation) if simulation.exists() else None,
+        behaviour={kind: figures["behaviour"] for kind, figures in measured.items()},
         facts={name.replace("_", " "): str(card.get(name, "")) for name in names},
     )
     render(content, out)
 
 
-def labelled(path: str, settings: Settings) -> "pl.DataFrame":
-    """A labelled file outside the training sources as rows (ingest's cleaning and checks, without its merging)."""
-    import tempfile
+def reference(path: str, bundle: Bundle, settings: Settings) -> "pl.DataFrame":
+    """A labelled file outside the training sources, every row of it, its codes read against the bundle's edition."""
+    from models.data.labelled import edition_of, read_labelled
 
-    import polars as pl
-
-    from config.settings import Source
-    from models.data.ingest import ingest
-
-    data = settings.data.model_copy(update={"sources": (Source(path=path),)})
-    with tempfile.TemporaryDirectory() as folder:
-        ingest(settings.model_copy(update={"data": data}), Path(folder) / "rows", step="evaluate")
-        return pl.read_parquet(Path(folder) / "rows" / "rows.parquet")
+    return read_labelled(path, settings, edition_of(bundle.edition, bundle.texts)).frame
 
 
 def _evidence(

@@ -6,6 +6,7 @@ a choice made on these runs leaves it clean. Finished runs are files: a stopped 
 """
 
 import json
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from models.answer import DIGITS
+from models.errors import UserError
 from models.evaluation import TRADER_KINDS, outcomes, true_codes
 from models.gate import paired_bootstrap
+from models.nets.base import work_folder
 from models.progress import report as say
 from models.selection import row_scores
 
@@ -70,15 +73,28 @@ def resamples(
 def simulate(
     kinds: Sequence[str], split_dir: Path, embedding_dir: Path | None, settings: "Settings", out: Path
 ) -> dict[str, Any]:
-    """Train every kind `settings.simulate.seeds` times on each resample and compare them; writes runs/*.json and
-    simulation.json into `out` and returns the latter: `analyse`'s result with `runs` and `overlap`."""
+    """Train every kind `settings.simulate.seeds` times on each resample and compare them; writes simulation.json into
+    `out` and returns it: `analyse`'s result with `runs` and `overlap`.
+
+    Finished runs lie under ``HSCODE_WORK``, where the environment names it, else under `out`; a stopped simulation
+    finds them again there. Raises UserError where fewer than two kinds or runs are asked for.
+    """
     import polars as pl
 
+    if len(kinds) < 2 or settings.simulate.seeds * settings.simulate.resamples < 2:
+        raise UserError(
+            "a simulation compares at least two kinds in at least two runs",
+            "settings simulate, models.kinds",
+            "raise simulate.seeds or simulate.resamples, or name more kinds",
+        )
     frame = pl.read_parquet(split_dir / "train.parquet")
     wanted = settings.simulate
     draws = resamples(frame, wanted.resamples, wanted.test_share, wanted.seed, wanted.rows)
-    runs = out / "runs"
+    digest = json.loads((split_dir / "split.json").read_text(encoding="utf-8"))["data_hash"]
+    work = os.environ.get("HSCODE_WORK")
+    runs = work_folder(Path(work), "simulate", settings.digest(), digest) if work else out / "runs"
     runs.mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
     total = len(draws) * wanted.seeds
     for done in range(total):
         draw, seed = draws[done // wanted.seeds], settings.train.seed + done % wanted.seeds
@@ -118,7 +134,7 @@ def _run(
         return
     tested = frame[draw.test.tolist()]
     truth, texts = true_codes(tested), tested["description"].to_list()
-    work = runs.parent / "work"
+    work = runs / "work"
     shutil.rmtree(work, ignore_errors=True)
     try:
         for kind in sorted(kinds, key=lambda name: name == "pool"):

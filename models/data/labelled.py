@@ -2,6 +2,7 @@
 
 import tempfile
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,12 @@ class Labelled:
 
     frame: "pl.DataFrame"
     refused: dict[str, int]
+
+
+def edition_of(name: str, texts: Mapping[str, str]) -> Edition | None:
+    """The edition that a bundle's legal texts make up; None where it has none (trained without nomenclature)."""
+    legal = {code: text for code, text in texts.items() if len(code) == 6 and text}
+    return Edition(name, legal) if legal else None
 
 
 def read_labelled(address: str, settings: Settings, edition: Edition | None) -> Labelled:
