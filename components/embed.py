@@ -6,7 +6,7 @@ from components.step import IMAGE
 
 
 @component(base_image=IMAGE, install_kfp_package=False)
-def embed(settings: str, parts: Input[Dataset], embedding: Output[Artifact]) -> None:  # type: ignore[type-arg]
+def embed(settings: str, parts: Input[Dataset], embedding: Output[Artifact]) -> None:
     """Train subword embeddings on all text at hand (models.text.embedding).
 
     Args:

@@ -8,12 +8,12 @@ from components.step import IMAGE
 @component(base_image=IMAGE, install_kfp_package=False)
 def gate(
     settings: str,
-    rows: Input[Dataset],  # type: ignore[type-arg]
-    parts: Input[Dataset],  # type: ignore[type-arg]
-    evaluation: Input[Artifact],  # type: ignore[type-arg]
-    chosen: Input[Model],  # type: ignore[type-arg]
-    verdict: Output[Artifact],  # type: ignore[type-arg]
-    report: Output[HTML],  # type: ignore[type-arg]
+    rows: Input[Dataset],
+    parts: Input[Dataset],
+    evaluation: Input[Artifact],
+    chosen: Input[Model],
+    verdict: Output[Artifact],
+    report: Output[HTML],
 ) -> str:
     """Compare candidate and champion on the same rows (models.gate); write the run's report (models.report).
 
@@ -43,6 +43,13 @@ def gate(
         registry = Registry(tree.registry.uri or "", tree.registry.model)
         champion = registry.folder("champion", Path(cache)) if registry.find("champion") else None
         result = gate_candidate(Path(chosen.path), champion, Path(parts.path), tree, Path(verdict.path))
-        folders = [Path(artifact.path) for artifact in (rows, parts, evaluation, chosen, verdict)]
-        write_report(*folders, tree, Path(report.path))
+        write_report(
+            Path(rows.path),
+            Path(parts.path),
+            Path(evaluation.path),
+            Path(chosen.path),
+            Path(verdict.path),
+            tree,
+            Path(report.path),
+        )
         return "pass" if result.passed else "fail"

@@ -6,7 +6,7 @@ from components.step import IMAGE
 
 
 @component(base_image=IMAGE, install_kfp_package=False)
-def ingest(settings: str, data_version: str, rows: Output[Dataset]) -> None:  # type: ignore[type-arg]
+def ingest(settings: str, data_version: str, rows: Output[Dataset]) -> None:
     """Read, clean, check, merge and group the rows of all sources (models.data.ingest).
 
     Args:

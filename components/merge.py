@@ -8,15 +8,15 @@ from components.step import IMAGE
 @component(base_image=IMAGE, install_kfp_package=False)
 def merge(
     to: str,
-    answers: Output[Dataset],  # type: ignore[type-arg]
-    part_0: Input[Dataset],  # type: ignore[type-arg]
-    part_1: Input[Dataset] = None,  # type: ignore[type-arg,assignment]
-    part_2: Input[Dataset] = None,  # type: ignore[type-arg,assignment]
-    part_3: Input[Dataset] = None,  # type: ignore[type-arg,assignment]
-    part_4: Input[Dataset] = None,  # type: ignore[type-arg,assignment]
-    part_5: Input[Dataset] = None,  # type: ignore[type-arg,assignment]
-    part_6: Input[Dataset] = None,  # type: ignore[type-arg,assignment]
-    part_7: Input[Dataset] = None,  # type: ignore[type-arg,assignment]
+    answers: Output[Dataset],
+    part_0: Input[Dataset],
+    part_1: Input[Dataset] = None,
+    part_2: Input[Dataset] = None,
+    part_3: Input[Dataset] = None,
+    part_4: Input[Dataset] = None,
+    part_5: Input[Dataset] = None,
+    part_6: Input[Dataset] = None,
+    part_7: Input[Dataset] = None,
 ) -> None:
     """Put the parts together and, where `to` names one, write the file there too.
 

@@ -8,15 +8,15 @@ from components.step import IMAGE
 @component(base_image=IMAGE, install_kfp_package=False)
 def pool(
     settings: str,
-    parts: Input[Dataset],  # type: ignore[type-arg]
-    embedding: Input[Artifact],  # type: ignore[type-arg]
-    bundle: Output[Model],  # type: ignore[type-arg]
-    textcnn: Input[Model] = None,  # type: ignore[type-arg,assignment]
-    bilstm: Input[Model] = None,  # type: ignore[type-arg,assignment]
-    transformer: Input[Model] = None,  # type: ignore[type-arg,assignment]
-    dnn: Input[Model] = None,  # type: ignore[type-arg,assignment]
-    svc: Input[Model] = None,  # type: ignore[type-arg,assignment]
-    encoder: Input[Model] = None,  # type: ignore[type-arg,assignment]
+    parts: Input[Dataset],
+    embedding: Input[Artifact],
+    bundle: Output[Model],
+    textcnn: Input[Model] = None,
+    bilstm: Input[Model] = None,
+    transformer: Input[Model] = None,
+    dnn: Input[Model] = None,
+    svc: Input[Model] = None,
+    encoder: Input[Model] = None,
 ) -> None:
     """Average the members' calibrated probabilities with weights from the valid part (models.nets.pool).
 

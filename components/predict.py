@@ -10,8 +10,8 @@ def predict(
     settings: str,
     version: str,
     index: int,
-    shards: Input[Dataset],  # type: ignore[type-arg]
-    answers: Output[Dataset],  # type: ignore[type-arg]
+    shards: Input[Dataset],
+    answers: Output[Dataset],
 ) -> None:
     """Answer part `index`; where the file was cut into fewer parts there is nothing to do.
 

@@ -11,9 +11,9 @@ def register(
     run: str,
     run_key: str,
     triggered_by: str,
-    rows: Input[Dataset],  # type: ignore[type-arg]
-    chosen: Input[Model],  # type: ignore[type-arg]
-    report: Input[HTML],  # type: ignore[type-arg]
+    rows: Input[Dataset],
+    chosen: Input[Model],
+    report: Input[HTML],
 ) -> str:
     """Register the bundle and its report in MLflow, with the way back to run, data, settings and code.
 

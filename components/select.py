@@ -8,15 +8,15 @@ from components.step import IMAGE
 @component(base_image=IMAGE, install_kfp_package=False)
 def select(
     settings: str,
-    evaluation: Input[Artifact],  # type: ignore[type-arg]
-    chosen: Output[Model],  # type: ignore[type-arg]
-    textcnn: Input[Model] = None,  # type: ignore[type-arg,assignment]
-    bilstm: Input[Model] = None,  # type: ignore[type-arg,assignment]
-    transformer: Input[Model] = None,  # type: ignore[type-arg,assignment]
-    dnn: Input[Model] = None,  # type: ignore[type-arg,assignment]
-    svc: Input[Model] = None,  # type: ignore[type-arg,assignment]
-    encoder: Input[Model] = None,  # type: ignore[type-arg,assignment]
-    pool: Input[Model] = None,  # type: ignore[type-arg,assignment]
+    evaluation: Input[Artifact],
+    chosen: Output[Model],
+    textcnn: Input[Model] = None,
+    bilstm: Input[Model] = None,
+    transformer: Input[Model] = None,
+    dnn: Input[Model] = None,
+    svc: Input[Model] = None,
+    encoder: Input[Model] = None,
+    pool: Input[Model] = None,
 ) -> None:
     """Choose one bundle and say why (models.selection); its figures go into its card.
 

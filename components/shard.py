@@ -12,7 +12,7 @@ def shard(
     model: str,
     count: int,
     data_version: str,
-    shards: Output[Dataset],  # type: ignore[type-arg]
+    shards: Output[Dataset],
 ) -> str:
     """Fetch the file and cut it into at most `count` parts of consecutive rows (serving.predictor.batch).
 

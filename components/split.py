@@ -6,7 +6,7 @@ from components.step import IMAGE
 
 
 @component(base_image=IMAGE, install_kfp_package=False)
-def split(settings: str, rows: Input[Dataset], parts: Output[Dataset]) -> None:  # type: ignore[type-arg]
+def split(settings: str, rows: Input[Dataset], parts: Output[Dataset]) -> None:
     """Cut the rows into train, valid and test without letting near-duplicates cross (models.data.split).
 
     Args:

@@ -9,9 +9,9 @@ from components.step import IMAGE
 def train(
     kind: str,
     settings: str,
-    parts: Input[Dataset],  # type: ignore[type-arg]
-    embedding: Input[Artifact],  # type: ignore[type-arg]
-    bundle: Output[Model],  # type: ignore[type-arg]
+    parts: Input[Dataset],
+    embedding: Input[Artifact],
+    bundle: Output[Model],
 ) -> None:
     """Train one kind and write its bundle (models.training).
 

@@ -186,7 +186,7 @@ def _followed(lines: Path, progress: Progress, last: dict[str, Any]) -> Iterator
 
 
 def _explained(error: Exception, last: Mapping[str, Mapping[str, Any]], home: Path, log: Path) -> Exception:
-    for line in reversed(last.values()):
+    for line in reversed(list(last.values())):
         if str(line["note"]).startswith("error: "):
             return UserError(f"step {line['step']}: {str(line['note']).removeprefix('error: ')}")
     if shutil.disk_usage(home).free < 2**20:
