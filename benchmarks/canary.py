@@ -40,7 +40,7 @@ RAMP = ((5, 13), (10, 7), (25, 3))
 LAST_BLOCKS = 377
 """Blocks at 50 %; 400 blocks or 80,000 requests in all."""
 INTERVAL = 600
-CHUNK = 100
+CHUNK = 20
 SEED = 20_240_601
 THRESHOLD_FAILURES = 5
 FIXED_CHECKS = 5 + THRESHOLD_FAILURES - 1
