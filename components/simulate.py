@@ -1,4 +1,4 @@
-"""Step 5b, where the settings ask for it: every kind trained many times, so that select tells difference from chance."""
+"""Step 5b, where the settings ask for it: all kinds trained many times, to tell difference from chance."""
 
 from kfp.dsl import Artifact, Dataset, Input, Output, component
 
@@ -22,10 +22,9 @@ def simulate(
     """
     from pathlib import Path
 
-    from models.simulation import simulate as simulated
-
     from components.step import step
     from config.settings import Settings
+    from models.simulation import simulate as simulated
 
     with step("simulate"):
         tree = Settings.from_json(settings)
