@@ -1,0 +1,55 @@
+"""One small training of each kind on the synthetic sample, shared by the tests of behaviour."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from config.settings import Settings, load_settings
+from models.bundle import Bundle
+
+KINDS = ("textcnn", "bilstm", "transformer", "dnn", "svc", "pool")
+"""All that can be trained without a file from elsewhere."""
+SMALL = (
+    "data.sample_rows=8000",
+    "text.epochs=2",
+    "train.epochs=4",
+    "explain.index_rows=2000",
+)
+
+
+@pytest.fixture(scope="session")
+def small() -> Settings:
+    """Settings of a training that takes seconds."""
+    return load_settings(assignments=SMALL)
+
+
+@pytest.fixture(scope="session")
+def sample_parts(tmp_path_factory: pytest.TempPathFactory, small: Settings) -> Path:
+    """Folder of the split of a synthetic sample, with its embedding beside it."""
+    from models.data.ingest import ingest
+    from models.data.split import split
+    from models.text.embedding import train_embedding
+
+    home = tmp_path_factory.mktemp("sample")
+    ingest(small, home / "rows")
+    split(home / "rows", small, home / "parts")
+    train_embedding(home / "parts", small, home / "embedding")
+    return home / "parts"
+
+
+@pytest.fixture(scope="session")
+def trained(sample_parts: Path, small: Settings) -> Callable[[str], Bundle]:
+    """Kind → its bundle, trained once a session."""
+    from models.training import train_bundle
+
+    home = sample_parts.parent
+
+    @cache
+    def of(kind: str) -> Bundle:
+        members = {name: of(name).folder for name in ("textcnn", "svc")} if kind == "pool" else None
+        train_bundle(kind, sample_parts, home / "embedding", small, home / kind, members=members)
+        return Bundle.load(home / kind)
+
+    return of
