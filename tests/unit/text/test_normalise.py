@@ -26,7 +26,14 @@ def test_writings_of_the_same_goods_give_the_same_words(one: str, other: str) ->
 
 @pytest.mark.parametrize(
     ("plural", "one"),
-    [("batteries", "battery"), ("glasses", "glasse"), ("glass", "glass"), ("gas", "gas"), ("bus", "bus"), ("ties", "tie")],
+    [
+        ("batteries", "battery"),
+        ("glasses", "glasse"),
+        ("glass", "glass"),
+        ("gas", "gas"),
+        ("bus", "bus"),
+        ("ties", "tie"),
+    ],
 )
 def test_singular(plural: str, one: str) -> None:
     assert singular(plural) == one

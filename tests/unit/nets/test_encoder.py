@@ -1,0 +1,148 @@
+"""A pre-trained encoder with a trained head, and a pool with it as a member: real graphs, real bundles."""
+
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from config.settings import Settings, load_settings
+from models.bundle import Bundle
+from models.errors import UserError
+from models.nets.base import build
+from models.training import load_materials, train_bundle
+from tests.unit.nets.parts import TEXTS, write_parts
+from tests.unit.nets.tiny_encoder import save_tiny_encoder
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_parts(tmp_path_factory.mktemp("parts"), without=("851822",))
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory, parts: Path) -> Path:
+    texts = pl.read_parquet(parts / "train.parquet")["description"].to_list()
+    return save_tiny_encoder(tmp_path_factory.mktemp("tiny"), texts)
+
+
+def settings(source: Path | str | None, *more: str) -> Settings:
+    first = [] if source is None else [f"models.encoder.source={source}"]
+    return load_settings(
+        None, None, [*first, "models.encoder.epochs=30", "train.threads=1", "train.patience=30", *more]
+    )
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory, parts: Path, tiny: Path) -> Bundle:
+    out = tmp_path_factory.mktemp("bundle") / "encoder"
+    train_bundle("encoder", parts, None, settings(tiny), out)
+    return Bundle.load(out)
+
+
+def test_learns_its_rows_and_says_in_the_card_whether_int8_was_kept(bundle: Bundle, parts: Path) -> None:
+    rows = pl.read_parquet(parts / "train.parquet").filter(pl.col("label_kind") == "given")
+    p = bundle.probabilities(rows["description"].to_list())
+    right = np.array(bundle.classes)[p.argmax(axis=1)] == rows["hs6"].to_numpy()
+    assert right.mean() > 0.8
+    assert set(bundle.card["training"]["int8"]) == {"kept", "valid_score", "valid_score_fp32"}
+    assert bundle.card["export"]["largest_difference"] < 1e-4
+
+
+def test_a_text_is_answered_alike_alone_and_beside_others(bundle: Bundle) -> None:
+    texts = ["red cotton tee", "a much longer text about black leather football boots with studs", "gift"]
+    together = bundle.probabilities(texts)
+    assert all((bundle.probabilities([text])[0] == row).all() for text, row in zip(texts, together, strict=True))
+
+
+def test_a_subheading_without_an_example_is_answered_by_its_legal_text(bundle: Bundle) -> None:
+    p = bundle.probabilities([TEXTS["851822"]])[0]
+    assert bundle.classes[int(p.argmax())] == "851822"
+
+
+def test_the_same_settings_and_seed_give_the_same_answers(
+    bundle: Bundle, parts: Path, tiny: Path, tmp_path: Path
+) -> None:
+    train_bundle("encoder", parts, None, settings(tiny), tmp_path / "again")
+    texts = ["blue acrylic jumper", "charger"]
+    assert (Bundle.load(tmp_path / "again").probabilities(texts) == bundle.probabilities(texts)).all()
+
+
+def test_embeddings_of_an_earlier_seed_are_found_again(
+    parts: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = settings(tiny, "models.encoder.epochs=2")
+    train_bundle("encoder", parts, None, plain, tmp_path / "without")
+    monkeypatch.setenv("HSCODE_WORK", str(tmp_path / "work"))
+    train_bundle("encoder", parts, None, plain, tmp_path / "first")
+    assert len(list((tmp_path / "work").glob("embedded-*.npy"))) == 1
+    train_bundle("encoder", parts, None, plain, tmp_path / "second")
+    graphs = [(tmp_path / name / "model.onnx").read_bytes() for name in ("without", "first", "second")]
+    assert graphs[0] == graphs[1] == graphs[2]
+
+
+def test_int8_that_loses_too_much_is_not_kept(
+    parts: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("models.nets.encoder.INT8_LOSS", -1.0)
+    card = train_bundle("encoder", parts, None, settings(tiny, "models.encoder.epochs=2"), tmp_path / "full")
+    assert card["training"]["int8"]["kept"] is False
+    full = Bundle.load(tmp_path / "full")
+    assert full.encoder.rows_at_once > 1
+    np.testing.assert_allclose(
+        full.probabilities(["red tee", "canvas shoes with a strap"])[0], full.probabilities(["red tee"])[0], atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [(None, "no pre-trained encoder is named"), ("/no/such/folder", "no such folder"), ("EMPTY", "not a readable")],
+)
+def test_a_source_that_is_no_encoder_is_a_users_mistake(
+    source: str | None, words: str, parts: Path, tmp_path: Path
+) -> None:
+    if source == "EMPTY":
+        source = str(tmp_path)
+    with pytest.raises(UserError, match=words):
+        build("encoder", load_materials("encoder", parts, None, settings(source)))
+
+
+def test_a_pool_is_its_members_geometric_mean_in_one_bundle(bundle: Bundle, parts: Path, tmp_path: Path) -> None:
+    plain = settings(None, "models.pool.least_weight=0")
+    train_bundle("svc", parts, None, plain, tmp_path / "svc")
+    members = {"svc": tmp_path / "svc", "encoder": bundle.folder}
+    card = train_bundle("pool", parts, None, plain, tmp_path / "pool", members=members)
+    weights = card["training"]["members"]
+    pool = Bundle.load(tmp_path / "pool")
+    texts = ["red cotton tee", "lithium battery pack", "zzz"]
+    expected = np.ones((len(texts), len(pool.classes)))
+    for kind, weight in weights.items():
+        expected *= Bundle.load(members[kind]).probabilities(texts).astype(np.float64) ** (weight / pool.temperature)
+    expected /= expected.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(pool.probabilities(texts), expected, atol=1e-4)
+    assert pool.answer(["red cotton tee"])[0]["levels"]["2"]["code"] == "61"
+
+
+def test_minilm_tokens_and_embeddings_are_those_of_its_own_library(shared_encoders: Path, tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    from models.text.pretrained import Embedder, load_pretrained, write_graph
+
+    folder = tmp_path / "minilm"
+    got = subprocess.run([str(shared_encoders / "get"), "minilm", str(folder)], capture_output=True, text=True)
+    assert got.returncode == 0, got.stderr
+    texts = ["Cotton T-shirts, 12 pcs", "blot powder-medium 12gm/.42oz", "zara x body glove® contrast", "Crème brûlée"]
+    tokeniser, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+    pretrained = load_pretrained(str(folder), 40, int8=True, mask_digits=False)
+    assert [[i - 1 for i in pretrained.words.analyse(t)] for t in texts] == [tokeniser(t)["input_ids"] for t in texts]
+    with torch.inference_mode():
+        states = [model(**tokeniser(t, return_tensors="pt")).last_hidden_state[0].mean(dim=0) for t in texts]
+    expected = torch.nn.functional.normalize(torch.stack(states), dim=1).numpy()
+    for int8, closeness in ((False, 0.99999), (True, 0.97)):
+        write_graph(pretrained, tmp_path / f"{int8}.onnx", int8)
+        found = Embedder(tmp_path / f"{int8}.onnx", pretrained.words, 1).embed(texts)
+        assert (found * expected).sum(axis=1).min() > closeness
