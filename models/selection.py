@@ -99,7 +99,7 @@ def select(
     means = table.mean(axis=1)
     best = int(means.argmax())
     bounds = _worse_at_most(table, confidence, overlap)
-    eligible = [i == best or bounds[i] <= margin for i in range(len(kinds))]
+    eligible = [i == best or bool(bounds[i] <= margin) for i in range(len(kinds))]
     chosen = min((i for i in range(len(kinds)) if eligible[i]), key=lambda i: (costs[kinds[i]], -means[i], kinds[i]))
     contenders = tuple(
         Contender(
