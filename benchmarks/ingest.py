@@ -171,7 +171,7 @@ def found(rows: Path, pairs: Path) -> dict[str, float]:
             hits.setdefault(kind, []).append(group[one.lower()] == group[two.lower()])
     sizes = frame["group"].value_counts()["count"]
     shares = {kind: round(sum(own) / len(own), 4) for kind, own in sorted(hits.items())}
-    return {**shares, "largest_group": int(sizes.max() or 0)}
+    return {**shares, "largest_group": int(sizes.sort()[-1])}
 
 
 def run(way: str, path: Path, pairs: Path, folder: Path) -> dict[str, Any]:
