@@ -215,7 +215,10 @@ def _reliability(content: Content, chosen: str, group: str) -> str:
         table = level["reliability"]
         axes.plot([0, 1], [0, 1], color="#aaaaaa", linewidth=1, linestyle=(0, (4, 3)))
         x, y = [b["confidence"] for b in table], [b["accuracy"] for b in table]
-        errors = [[b["accuracy"] - b["low"] for b in table], [b["high"] - b["accuracy"] for b in table]]
+        errors = [
+            [max(0.0, b["accuracy"] - b["low"]) for b in table],
+            [max(0.0, b["high"] - b["accuracy"]) for b in table],
+        ]
         axes.errorbar(x, y, yerr=errors, fmt="o-", color=COLOURS.get(chosen, "#2f6fb0"), ecolor="#bbbbbb", markersize=4)
         error = "–" if level["ece"] is None else f"{level['ece']:.3f}"
         axes.set_title(f"HS{digits}: expected calibration error {error}")
