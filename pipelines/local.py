@@ -115,7 +115,9 @@ def run_local(
         "triggered_by": triggered_by,
     }
     outputs = execute((build or training.build)(settings), arguments, home, key, progress)
-    run = Run(key, outputs["gate"], str(outputs["report"].path), str(folder / "log.txt"), resumed)
+    report = folder / "report.html"
+    shutil.copyfile(outputs["report"].path, report)
+    run = Run(key, outputs["gate"], str(report), str(folder / "log.txt"), resumed)
     (folder / "run.json").write_text(json.dumps(asdict(run), indent=1) + "\n", encoding="utf-8")
     return run
 
