@@ -195,6 +195,16 @@ def gate_candidate(candidate: Path, champion: Path | None, parts: Path, settings
     return verdict
 
 
+def compare(new: Bundle, old: Bundle, path: str, settings: Settings) -> Verdict:
+    """The gate's judgement of `new` against `old` on a labelled file alone."""
+    import polars as pl
+
+    frame = reference(path, new, settings)
+    rows = frame.filter(pl.Series(judged_rows(frame)))
+    evidence = _evidence(Path(path).name, new, old, rows, None, True)
+    return gate([evidence], new.card.get("latency_ms", {}).get("p95"), settings.gate)
+
+
 def write_report(
     rows: Path, parts: Path, evaluation: Path, chosen: Path, verdict: Path, settings: Settings, out: Path
 ) -> None:

@@ -7,7 +7,8 @@ import pytest
 from typer import Typer
 from typer.testing import CliRunner
 
-from cli import evaluate, explain
+from cli import diff, evaluate, explain
+from cli import models as models_verbs
 from models.bundle import Bundle
 from models.errors import UserError
 from models.explain import build_index
@@ -28,6 +29,8 @@ def app() -> Typer:
     made = Typer()
     evaluate.register(made)
     explain.register(made)
+    diff.register(made)
+    models_verbs.register(made)
     return made
 
 
@@ -90,3 +93,18 @@ def test_explanations(app: Typer, bundle: Path, tmp_path: Path) -> None:
     assert list(got["model"]) == ["name", "version", "edition"]
     with pytest.raises(UserError, match="not 2, 4 or 6"):
         run(app, "explain", "horse", "--digits", "8", "--model", str(bundle))
+
+
+def test_difference_of_two_models(app: Typer, bundle: Path, rows: Path, tmp_path: Path) -> None:
+    other = write_tiny_bundle(tmp_path / "other", version="4", sure=0.01, seed=5)
+    same = json.loads(run(app, "models", "diff", str(bundle), str(bundle), "--data", str(rows), "--json"))
+    assert same["passed"]
+    assert same["changes"]["mine.csv"]["lost"]["rows"] == 0
+    got = json.loads(run(app, "models", "diff", str(bundle), str(other), "--data", str(rows), "--json"))
+    top = next(check for check in got["checks"] if check["what"] == "HS6 top-1")
+    changed = got["changes"]["mine.csv"]
+    assert top["delta"] == pytest.approx((changed["gained"]["rows"] - changed["lost"]["rows"]) / 4)
+    out = run(app, "models", "diff", str(bundle), str(other), "--data", str(rows))
+    assert "HS4 top-1" in out
+    assert f"lost: {changed['lost']['rows']} rows" in out
+    assert got["reason"][:40] in out.replace("\n", " ")
