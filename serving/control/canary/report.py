@@ -220,8 +220,9 @@ def classic_interval(name: str, evidence: Evidence, policy: Policy) -> Interval:
         return Interval(None, None, None)
     (k1, n1), (k0, n0) = hits
     low, high = confint_proportions_2indep(k1, n1, k0, n0, compare="diff", method="newcomb", alpha=1 - LEVEL)
-    _, p = proportions_ztest([k1, k0], [n1, n0])
-    return Interval(k1 / n1 - k0 / n0, float(low), float(high), None if math.isnan(p) else float(p))
+    varied = 0 < k1 + k0 < n1 + n0
+    p = float(proportions_ztest([k1, k0], [n1, n0])[1]) if varied else None
+    return Interval(k1 / n1 - k0 / n0, float(low), float(high), p)
 
 
 def _hits(name: str, arm: Arm, champion: Arm, policy: Policy) -> tuple[float, float]:
