@@ -18,6 +18,7 @@ QUICK = {
     "HSCODE__TRAIN__EPOCHS": "2",
     "HSCODE__TEXT__EPOCHS": "1",
     "HSCODE__TEXT__DIMENSIONS": "32",
+    "HSCODE__TRAIN__UPSAMPLE": "0",
     "OMP_NUM_THREADS": "2",
 }
 
