@@ -1,0 +1,213 @@
+"""The project's own image and manifests on real KServe: Ready, the local host's bytes, zero and back, nothing lost."""
+
+import json
+import os
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from serving.deploy import Status
+from serving.deploy.host import LocalHost
+from serving.deploy.kserve import KServeDeployer
+from serving.deploy.local import LocalDeployer
+from serving.deploy.manifest import inference_service
+from tests.e2e.cluster import HOST_IP, ROOT, Cluster, started_cluster, until
+from tests.serving.places import Receiver, receiver
+from tests.serving.s3 import S3, running_s3
+from tests.serving.tiny_bundle import write_tiny_bundle
+
+pytestmark = [pytest.mark.slow, pytest.mark.cluster]
+
+IMAGE = "hscode/serving:test"
+TEXTS = ["Ladies' cotton T-shirts, knitted", "wireless headphones", "gift items", "naïve café 中文", "zzz qqq", ""]
+PATIENCE = 240
+
+
+@dataclass
+class Installed:
+    """manifests/base/serving in a namespace, with a first model."""
+
+    cluster: Cluster
+    namespace: str
+    s3: S3
+    logger: Receiver
+    folder: Path
+    deployer: KServeDeployer
+    client: httpx.Client
+
+    def bundle(self, version: str) -> Path:
+        """A whole bundle, real graph and encoder; its small weights differ by version."""
+        return write_tiny_bundle(self.folder / f"bundle-{version}", version=version, seed=int(version))
+
+    def ask(self, path: str, body: Any = None) -> httpx.Response:
+        """One request through the gateway."""
+        host = {"Host": f"hscode-predictor.{self.namespace}.hs.test", "content-type": "application/json"}
+        content = None if body is None else json.dumps(body)
+        method = "GET" if body is None else "POST"
+        return self.client.request(method, self.cluster.gateway + path, content=content, headers=host)
+
+    def overlay(self, name: str, model: str | None) -> Path:
+        """What a user writes: namespace, image, size, and at first the model."""
+        folder = self.folder / name
+        folder.mkdir()
+        patch: dict[str, Any] = {
+            "apiVersion": "serving.kserve.io/v1beta1",
+            "kind": "InferenceService",
+            "metadata": {"name": "hscode", "annotations": {"autoscaling.knative.dev/window": "6s"}},
+            "spec": {
+                "predictor": {
+                    "logger": {"url": self.logger.url},
+                    "model": {"resources": {"requests": {"cpu": "50m", "memory": "128Mi"}}},
+                }
+            },
+        }
+        if model is not None:
+            patch["metadata"]["annotations"]["hscode/version"] = model
+            patch["spec"]["predictor"]["model"]["storageUri"] = self.s3.put(self.bundle(model), f"versions/{model}")
+        (folder / "model.yaml").write_text(json.dumps(patch))
+        kustomization = {
+            "apiVersion": "kustomize.config.k8s.io/v1beta1",
+            "kind": "Kustomization",
+            "namespace": self.namespace,
+            "resources": [os.path.relpath(ROOT / "manifests" / "base" / "serving", folder)],
+            "images": [{"name": "hscode/serving", "newTag": "test"}],
+            "patches": [{"path": "model.yaml"}],
+        }
+        (folder / "kustomization.yaml").write_text(json.dumps(kustomization))
+        return folder
+
+    def asleep(self) -> bool:
+        """No pod runs."""
+        pods = self.cluster.get("-n", self.namespace, "pods", "-l", "serving.kserve.io/inferenceservice=hscode")
+        return not [pod for pod in pods["items"] if "deletionTimestamp" not in pod["metadata"]]
+
+
+@pytest.fixture(scope="module")
+def installed(shared_cluster: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
+    cluster = started_cluster(shared_cluster)
+    cluster.build_image(IMAGE, ROOT, "-f", str(ROOT / "serving" / "Dockerfile"))
+    with (
+        receiver(HOST_IP) as logger,
+        running_s3(HOST_IP) as s3,
+        cluster.namespace("kserve", s3) as namespace,
+        httpx.Client(timeout=120) as client,
+    ):
+        folder = tmp_path_factory.mktemp("kserve")
+        deployer = KServeDeployer(namespace, client=cluster.client())
+        place = Installed(cluster, namespace, s3, logger, folder, deployer, client)
+        cluster.kubectl("apply", "--server-side", "-k", str(place.overlay("first", "1")))
+        try:
+            deployer.wait("hscode", PATIENCE)
+        except Exception:
+            print(cluster.kubectl("get", "events", "-n", namespace))
+            raise
+        yield place
+
+
+def test_the_gateways_answers_are_the_local_hosts_bytes(installed: Installed, tmp_path: Path) -> None:
+    uri = installed.bundle("1").as_uri()
+    LocalDeployer(tmp_path).apply(inference_service("hscode", uri, "1", logger_url=""), 60)
+    inputs = [{"name": "description", "datatype": "BYTES", "shape": [len(TEXTS)], "data": TEXTS}]
+    asked: list[tuple[str, Any]] = [
+        ("/v1/models/hscode:predict", {"instances": TEXTS}),
+        ("/v1/models/hscode:explain", {"instances": TEXTS[:2]}),
+        ("/v2/models/hscode/infer", {"id": "x", "inputs": inputs}),
+        ("/v2/models/hscode", None),
+        ("/v1/models/hscode:predict", {"instances": 5}),
+    ]
+    with LocalHost(tmp_path) as host, httpx.Client(base_url=host.url, timeout=60) as local:
+        for path, body in asked:
+            ours = installed.ask(path, body)
+            headers = {"content-type": "application/json"}
+            method, content = ("GET", None) if body is None else ("POST", json.dumps(body))
+            theirs = local.request(method, path, content=content, headers=headers)
+            assert (ours.status_code, ours.content) == (theirs.status_code, theirs.content), path
+            assert ours.headers.get("hs-model-version") == theirs.headers.get("hs-model-version"), path
+
+
+def test_pods_pass_pod_security_restricted(installed: Installed) -> None:
+    namespace = installed.cluster.get("namespace", installed.namespace)
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    assert installed.ask("/v1/models/hscode:predict", {"instances": ["horse"]}).status_code == 200
+    pods = installed.cluster.get("-n", installed.namespace, "pods")["items"]
+    (pod, *_) = [p for p in pods if p["status"]["phase"] == "Running"]
+    (container,) = [c for c in pod["spec"]["containers"] if c["name"] == "kserve-container"]
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    assert pod["spec"].get("automountServiceAccountToken") is False
+
+
+def test_a_new_model_replaces_the_old_and_sleeps_and_wakes_without_a_failed_request(installed: Installed) -> None:
+    """Steady client through canary, promotion, zero and wake; the logger's pairs say which version answered."""
+    deployer = installed.deployer
+    asked, failures, stop = 0, [], threading.Event()
+    versions: Counter[str] = Counter()
+
+    def steady() -> None:
+        nonlocal asked
+        while not stop.wait(0.1):
+            asked += 1
+            answer = installed.ask("/v1/models/hscode:predict", {"instances": [f"cotton t shirt {asked}"]})
+            if answer.status_code == 200:
+                versions[answer.json()["model"]["version"]] += 1
+            else:
+                failures.append(f"{answer.status_code} {answer.text}")
+
+    client = threading.Thread(target=steady)
+    client.start()
+    try:
+        uri = installed.s3.put(installed.bundle("2"), "versions/2")
+        deployer.change("hscode", storage_uri=uri, version="2", canary_percent=50)
+        deployer.wait("hscode", PATIENCE)
+        until("answers of both", lambda: versions["1"] > 5 and versions["2"] > 5, 60)
+        deployer.change("hscode", canary_percent=None)
+        promoted: Status = deployer.wait("hscode", PATIENCE)
+        assert promoted.percent(promoted.latest_ready) == 100
+        before = versions["2"]
+        until("answers of the new one", lambda: versions["2"] > before + 5, 60)
+    finally:
+        stop.set()
+        client.join()
+    assert failures == []
+    assert sum(versions.values()) == asked
+
+    for _ in range(2):
+        until("zero", installed.asleep, PATIENCE)
+        woken = installed.ask("/v1/models/hscode:predict", {"instances": ["cotton t shirt awake"]})
+        assert (woken.status_code, woken.json()["model"]["version"]) == (200, "2")
+
+    def pairs() -> dict[str, dict[str, Any]]:
+        found: dict[str, dict[str, Any]] = {}
+        for event in list(installed.logger.events):
+            if b"cotton t shirt" in event.body or b"predictions" in event.body:
+                found.setdefault(event.headers["ce-id"], {})[event.headers["ce-type"].rsplit(".", 1)[1]] = event
+        return {event_id: pair for event_id, pair in found.items() if len(pair) == 2}
+
+    until("the logger's pairs", lambda: len(pairs()) >= asked + 2, 60)
+    for pair in pairs().values():
+        answered = json.loads(pair["response"].body)["model"]["version"]
+        for event in pair.values():
+            assert json.loads(event.headers["ce-annotations"])["hscode/version"] == answered
+
+
+def test_applying_the_manifests_again_leaves_the_deployed_model(installed: Installed) -> None:
+    """The deployer owns the model, kubectl the rest: an upgrade of the manifests does not bring an old model back."""
+    uri = installed.s3.put(installed.bundle("2"), "versions/2")
+    installed.deployer.change("hscode", storage_uri=uri, version="2", canary_percent=None)
+    before = installed.deployer.wait("hscode", PATIENCE)
+    with pytest.raises(AssertionError, match="hscode-deploy"):
+        installed.cluster.kubectl("apply", "--server-side", "-k", str(installed.overlay("again", "1")))
+    installed.cluster.kubectl("apply", "--server-side", "-k", str(installed.overlay("upgrade", None)))
+    after = installed.deployer.status("hscode")
+    assert (after.storage_uri, after.version, after.generation) == (
+        before.storage_uri,
+        before.version,
+        before.generation,
+    )
+    installed.deployer.event("hscode", "Normal", "Tested", "seen by people")
+    assert "seen by people" in installed.cluster.kubectl("describe", "isvc", "hscode", "-n", installed.namespace)
