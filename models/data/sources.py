@@ -281,12 +281,14 @@ class _Lines:
 
     def __init__(self, blocks: _Blocks, address: str, wanted: Wanted) -> None:
         try:
+            # Lines can be told apart as bytes where ASCII is; elsewhere (utf-16, EBCDIC) everything is decoded first.
+            self._wide = '\n,"'.encode(wanted.encoding) != b'\n,"'
             self._codec = codecs.lookup(wanted.encoding)
         except LookupError:
             raise UserError(f"unknown encoding {wanted.encoding!r}", "setting data.encoding") from None
         self._address, self._limit = address, wanted.max_line_bytes
-        self._bytes = self._transcoded(blocks) if self._wide() else iter(blocks)
-        self._encoding = "utf-8" if self._wide() else self._codec.name
+        self._bytes = self._transcoded(blocks) if self._wide else iter(blocks)
+        self._encoding = "utf-8" if self._wide else self._codec.name
         self.bad = 0
         """Lines that were not of the encoding."""
         self.good_beyond_ascii = 0
@@ -294,11 +296,8 @@ class _Lines:
         self.first_bad = ""
         self._refuse_binary(blocks.peek())
 
-    def _wide(self) -> bool:
-        return self._codec.name.startswith(("utf-16", "utf-32"))
-
     def _refuse_binary(self, head: bytes) -> None:
-        if self._wide():
+        if self._wide:
             return
         for mark, name in (
             (codecs.BOM_UTF32_LE, "utf-32"),

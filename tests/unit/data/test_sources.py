@@ -179,7 +179,9 @@ def test_a_line_of_50_mb_is_never_held(tmp_path: Path) -> None:
 # --- encodings --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "utf-16", "utf-16-le", "utf-32", "shift_jis", "gb18030"])
+@pytest.mark.parametrize(
+    "encoding", ["latin-1", "cp1252", "utf-16", "utf-16-le", "utf-32", "cp500", "shift_jis", "gb18030"]
+)
 def test_other_encodings_when_named(tmp_path: Path, encoding: str) -> None:
     text = "綿のシャツ" if encoding in ("shift_jis", "gb18030") else "café crème"
     path = write(tmp_path, (HEADER + f"{text},610910\n" + ROWS).encode(encoding))
@@ -268,8 +270,9 @@ def test_missing_file_folder_and_unknown_protocol(tmp_path: Path) -> None:
 
 
 def test_unknown_encoding(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"setting data\.encoding: unknown encoding 'utf-9'"):
-        read(write(tmp_path, HEADER + ROWS), tmp_path, encoding="utf-9")
+    for name in ("utf-9", "rot13", "zlib"):
+        with pytest.raises(UserError, match=rf"setting data\.encoding: unknown encoding '{name}'"):
+            read(write(tmp_path, HEADER + ROWS), tmp_path, encoding=name)
 
 
 def test_vague_sources_need_no_code(tmp_path: Path) -> None:
