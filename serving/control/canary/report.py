@@ -39,8 +39,8 @@ class Interval:
     """p-value, for the classic view; two-sided."""
 
     def to_json(self) -> dict[str, float | None]:
-        """Rounded to six digits."""
-        return {key: None if value is None else round(value, 6) for key, value in vars(self).items()}
+        """To six significant digits."""
+        return {key: None if value is None else float(f"{value:.6g}") for key, value in vars(self).items()}
 
 
 def explain(canary: Canary, steps: list[CanaryStep], evidence: Evidence) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def explain(canary: Canary, steps: list[CanaryStep], evidence: Evidence) -> dict
         "measures": [_told_measure(measure, evidence, policy) for measure in found.measures],
         "requests": {"champion": _requests(champion), "challenger": _requests(challenger)},
         "analysis_of_variance": {
-            "latency_log": anova(*(_logs(arm.latency) for arm in (champion, challenger))),
+            "log_latency": anova(*(_logs(arm.latency) for arm in (champion, challenger))),
             "confidence": anova(*(_shares(arm.confidence) for arm in (champion, challenger))),
         },
     }
@@ -213,8 +213,8 @@ def classic_interval(name: str, evidence: Evidence, policy: Policy) -> Interval:
         error = math.sqrt(var1 / n1 + var0 / n0)
         freedom = error**4 / ((var1 / n1) ** 2 / (n1 - 1) + (var0 / n0) ** 2 / (n0 - 1))
         half = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * error
-        p = 2 * float(stats.t.sf(abs(mean1 - mean0) / error, freedom))
-        return Interval(mean1 - mean0, mean1 - mean0 - half, mean1 - mean0 + half, p)
+        p_value = 2 * float(stats.t.sf(abs(mean1 - mean0) / error, freedom))
+        return Interval(mean1 - mean0, mean1 - mean0 - half, mean1 - mean0 + half, p_value)
     hits = [_hits(name, arm, champion, policy) for arm in (challenger, champion)]
     if name == "latency_budget" or not all(n for _, n in hits):
         return Interval(None, None, None)
@@ -252,7 +252,7 @@ def anova(*groups: tuple[Array, Array]) -> dict[str, float] | None:
     f = (between / freedom[0]) / (within / freedom[1])
     return {
         "F": round(f, 4),
-        "p": round(float(stats.f.sf(f, *freedom)), 6),
+        "p": float(f"{stats.f.sf(f, *freedom):.6g}"),
         "eta_squared": round(between / (between + within), 6),
     }
 
@@ -323,7 +323,7 @@ def told(report: Mapping[str, Any]) -> str:
         words = (
             "too few values" if found is None else f"F {found['F']:g}, p {found['p']:g}, eta² {found['eta_squared']:g}"
         )
-        lines.append(f"  {name.replace('_', ' of '):14} {words}")
+        lines.append(f"  {name.replace('_', ' '):12} {words}")
     return "\n".join(lines)
 
 
@@ -339,7 +339,12 @@ def _told_lines(measure: Mapping[str, Any], limit: float) -> list[str]:
     def interval(found: Mapping[str, Any], share: bool) -> str:
         if found["estimate"] is None:
             return "-"
-        form: Callable[[float | None], str] = lambda v: "?" if v is None else (f"{v:+.2%}" if share else f"{v:.2f}x")  # noqa: E731
+
+        def form(v: float | None) -> str:
+            if v is None:
+                return "?"
+            return f"{100 * v:+.2f} points" if share else f"{v:.2f}x"
+
         p = "" if found.get("p") is None else f", p {found['p']:.3g}"
         return f"{form(found['estimate'])} [{form(found['low'])}, {form(found['high'])}]{p}"
 
