@@ -70,8 +70,11 @@ SIMULATION: dict[str, Any] = {
     "tests": [{"name": "Welch ANOVA", "statistic": 4.2, "df": "1, 2", "p": 0.01, "effect": "large"}],
     "pairs": [
         {"one": "svc", "other": "textcnn", "difference": 0.1, "low": 0.02, "high": 0.18, "differ": True,
-         "tukey_p": 0.01, "games_howell_p": 0.02, "hedges_g": 1.2}
+         "tukey_p": 0.01, "games_howell_p": 0.02, "corrected_p": 0.03, "hedges_g": 1.2}
     ],
+    "best_two": {
+        "one": "svc", "other": "textcnn", "difference": 0.1, "low": 0.02, "high": 0.18, "share_reversed": 0.004
+    },
     "assumptions": ["equal spread: not refuted"],
 }  # fmt: skip
 FAILURE = {"suite": "case", "text": "SHIRT", "why": "610910 became 610990"}
