@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +72,13 @@ def test_killed_at_six_points_it_ends_well_with_one_version(result: Any, home: P
 
 
 def test_finished_steps_are_not_done_again(result: Any, home: Path) -> None:
-    log = Path(result["log"]).read_text()
-    assert log.count("Executing task") < log.count("cache hit") + 11
-    assert "cache hit" in log
+    log = re.sub(r"\x1b\[\d+m", "", Path(result["log"]).read_text())
+    # Each kill falls into one step; what was finished before it is not done again.
+    started = Counter(re.findall(r"Executing task '([\w-]+)'", log))
+    assert started["ingest"] <= 2
+    assert started["embed"] <= 2
+    assert started["train"] + started["train-2"] <= 4
+    assert started["gate"] >= 3
 
 
 def test_three_questions_are_answered_over_rest(result: Any) -> None:
@@ -88,7 +94,7 @@ def test_the_report_is_one_page_that_calls_itself_synthetic(result: Any) -> None
     page = Path(result["report"]).read_text()
     assert "<html" in page
     assert "synthetic" in page
-    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
 
 
 def test_the_version_leads_back_to_data_settings_and_code(result: Any, home: Path) -> None:
