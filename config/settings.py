@@ -158,6 +158,8 @@ class Train(Section):
     """Width of the layer before the class scores; those are most of a net's size and work (5,600 classes)."""
     dropout: float = Field(0.3, ge=0, lt=1)
     """Share of that layer's features dropped in training."""
+    start_scale: float = 15.0
+    """Factor on the cosine between a text and a class's centroid before training; it is trained like all else."""
     weight_decay: float = 0.01
     """Decoupled decay of the weights a step, times the learning rate."""
     clip: float = 1.0
@@ -197,7 +199,32 @@ class Encoder(Section):
     """A pre-trained sentence encoder with a trained head."""
 
     source: str | None = None
-    """Local folder or hub name of the encoder; None: the kind is not available."""
+    """Local folder or hub name of the encoder; None: the kind is not available. Only a hub name is ever downloaded."""
+    max_tokens: int = Field(40, ge=4)
+    """Word pieces read of a text; nine in ten trader texts have fewer than 12."""
+    mask_digits: bool = False
+    """Read every run of digits as 0. The pre-trained encoder knows sizes and counts, so they are left to it."""
+    int8: bool = True
+    """Store the encoder as int8 by channel, where that loses less than 0.3 points on valid: a quarter of the bytes,
+    a third of the time."""
+    epochs: int = 5
+    """Passes over the embedded rows at most; the encoder itself is frozen: tuned on these rows it was a point better
+    on their like and far worse on other sources."""
+    learning_rate: float = 2e-3
+    """Peak of the head's one-cycle schedule."""
+    scale: float = Field(20.0, gt=0)
+    """Factor on the cosine of text and class at the start; trained with the rest."""
+    dropout: float = Field(0.2, ge=0, lt=1)
+    """Share of the embedding's coordinates dropped in training."""
+
+
+class Pool(Section):
+    """Members' calibrated probabilities averaged geometrically with weights from valid."""
+
+    members: tuple[str, ...] = ()
+    """Kinds that may be members; empty: all that are trained."""
+    least_weight: float = Field(0.05, ge=0, lt=1)
+    """A member with a smaller share of the weights leaves the pool: it costs more than it brings."""
 
 
 class Models(Section):
@@ -208,6 +235,7 @@ class Models(Section):
     textcnn: TextCNN = TextCNN()
     svc: SVC = SVC()
     encoder: Encoder = Encoder()
+    pool: Pool = Pool()
 
 
 class Answer(Section):
@@ -430,6 +458,72 @@ class Canary(Section):
         return steps
 
 
+class Knative(Section):
+    """Knative's autoscaler: annotations and ConfigMap config-autoscaler, with the defaults of Knative Serving 1.21."""
+
+    target: float = Field(8.0, gt=0)
+    """Requests in flight a pod that it aims at, before utilisation: `scaleTarget` of our manifest."""
+    container_concurrency: int = Field(0, ge=0)
+    """Requests a pod gets at a time, the rest waits in the activator; 0: no limit (our manifest: the predictor has its
+    own line)."""
+    target_utilisation: float = Field(0.7, gt=0, le=1)
+    """container-concurrency-target-percentage / 100."""
+    stable_window_s: int = Field(60, ge=6, le=3600)
+    """stable-window, seconds."""
+    panic_window_share: float = Field(0.1, ge=0.01, le=1)
+    """panic-window-percentage / 100, of the stable window."""
+    panic_threshold: float = Field(2.0, ge=1.1)
+    """panic-threshold-percentage / 100: wanted over ready pods from which it panics."""
+    max_scale_up_rate: float = Field(1000.0, gt=1)
+    """max-scale-up-rate: factor on ready pods in one decision."""
+    max_scale_down_rate: float = Field(2.0, gt=1)
+    """max-scale-down-rate: divisor of ready pods in one decision."""
+    scale_down_delay_s: float = Field(0.0, ge=0, le=3600)
+    """scale-down-delay, seconds."""
+    grace_s: float = Field(30.0, ge=0)
+    """scale-to-zero-grace-period, seconds: how long the activator must have been in the way before the last pod goes.
+    With a burst capacity above what the pods hold it is in the way all along, and this costs no time."""
+    retention_s: float = Field(0.0, ge=0)
+    """scale-to-zero-pod-retention-period, seconds: how long the last pod is kept at least."""
+    target_burst_capacity: float = Field(211.0, ge=-1)
+    """target-burst-capacity, requests; -1: the activator is always in the way."""
+    tick_s: int = Field(2, ge=1)
+    """Seconds between decisions (tickInterval in the source)."""
+    drain_s: float = Field(30.0, ge=0)
+    """Seconds that a pod which is told to go stays (drainSleepDuration of queue-proxy); paid for."""
+
+
+class Capacity(Section):
+    """`hscode simulate`: the service on paper. Times: measured where their reason says how, else assumed."""
+
+    rate: float = Field(5.0, gt=0)
+    """Mean requests a second of the drawn traces: 430,000 a day."""
+    objective_ms: float = Field(500.0, gt=0)
+    """Milliseconds in which a request should be answered: what a form's user takes for at once."""
+    objective_share: float = Field(0.99, gt=0, le=1)
+    """Share of requests that must meet it."""
+    max_replicas: int = Field(4, ge=1)
+    """`maxReplicas` of our manifest."""
+    service_ms: tuple[float, float] = (4.0, 6.0)
+    """Median and 95th percentile of the CPU milliseconds of a request with one description; log-normal between.
+    Assumed until measured."""
+    text_ms: float = Field(1.0, ge=0)
+    """CPU milliseconds of each further description in a request. Measured as above."""
+    cold_start_s: tuple[float, float] = (2.2, 2.6)
+    """Median and 95th percentile of the seconds from a pod's creation to readiness; log-normal between. An empty KServe
+    model woke in 1.9 to 2.6 s on the test cluster with its image on the node; pulling an image adds to it."""
+    pod_start_s: float = Field(1.0, ge=0)
+    """Seconds that a cluster adds to the process's start (sandbox, storage initializer, probes), for `--measure`.
+    Assumed."""
+    gateway_ms: float = Field(3.0, ge=0)
+    """Milliseconds that gateway, activator and queue-proxy add to a request. Assumed."""
+    memory_gb: float = Field(0.268, gt=0)
+    """GB of memory a pod is billed for: the request of our manifest (256 MiB)."""
+    waiting: int = Field(1000, ge=1)
+    """Requests in a pod from which it refuses: the predictor's own limit."""
+    knative: Knative = Knative()
+
+
 class State(Section):
     """Where events, corrections and decisions are kept."""
 
@@ -456,6 +550,7 @@ class Settings(Section):
     registry: Registry = Registry()
     deploy: Deploy = Deploy()
     canary: Canary = Canary()
+    capacity: Capacity = Capacity()
     state: State = State()
 
     def to_json(self) -> str:
@@ -468,8 +563,8 @@ class Settings(Section):
         return cls.model_validate_json(text)
 
     def digest(self) -> str:
-        """SHA-256 of what decides a model (not registry, deploy, canary, state), first 16 hex digits."""
-        tree = self.model_dump(mode="json", exclude={"registry", "deploy", "canary", "state"})
+        """SHA-256 of what decides a model (not registry, deploy, canary, capacity, state), first 16 hex digits."""
+        tree = self.model_dump(mode="json", exclude={"registry", "deploy", "canary", "capacity", "state"})
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -1,0 +1,255 @@
+"""A pre-trained sentence encoder with a trained head: the kind for a transformer from outside.
+
+The head is one direction a class in the encoder's space. It starts at the embedding of the class's legal text, so that
+a subheading without an example is answered by its text; examples draw it away; and at the end it is drawn back towards
+the legal text by a factor fitted on valid, from which texts unlike the training's profit. The head is trained on the
+very embeddings that the bundle's graph gives, int8 included, and stored as int8 by class: before export and after,
+that is the model.
+"""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.calibration import softmax
+from models.errors import UserError
+from models.nets.base import VAGUE, Materials
+from models.nets.loop import fit
+from models.nets.network import LevelLoss, mean_accuracy
+from models.progress import report
+from models.text.pretrained import OPSET, Embedder, Pretrained, Vectors, load_pretrained, write_graph
+
+INT8_LOSS = 0.003
+"""Share of valid rows (mean over levels) that the int8 graph may lose; above it the graph stays fp32."""
+DRAWN_BACK = (0.0, 0.1, 0.2, 0.3, 0.45, 0.6)
+"""Factors tried on the legal texts' part of a direction, in shares of its own scale."""
+EMBEDDING_SHARE = 0.5
+"""Share of the step that the embedding of all texts takes, for the progress."""
+
+
+class Directions(nn.Module):
+    """(n, D) embeddings of length 1 → (n, classes): scale times the product with each class's direction."""
+
+    def __init__(self, start: Vectors, scale: float, dropout: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.from_numpy(start.copy()))
+        self.log_scale = nn.Parameter(torch.tensor(float(np.log(scale))))
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        return cast(Tensor, self.log_scale.exp() * functional.linear(self.drop(x), self.weight))
+
+
+class EncoderNet:
+    """Implements `models.nets.base.Net`."""
+
+    def __init__(self, materials: Materials) -> None:
+        self.materials = materials
+        self.settings = materials.settings.models.encoder
+        if self.settings.source is None:
+            raise UserError(
+                "no pre-trained encoder is named", "models.encoder.source", "give a local folder or a hub name"
+            )
+        torch.manual_seed(materials.seed)
+        torch.set_num_threads(materials.settings.train.threads)
+        self.int8 = self.settings.int8
+        self.pretrained = self._load(self.int8)
+        self.encoder = self.pretrained.words
+        self._folder = tempfile.TemporaryDirectory(prefix="hscode-encoder-")
+        self._embedder: Embedder | None = None
+        self.loss = LevelLoss(materials)
+        self.weight = np.zeros((len(materials.classes), self.pretrained.dimensions), dtype=np.int8)
+        self.scale = np.ones(len(materials.classes), dtype=np.float32)
+
+    def fit(self, watch: Callable[[int, float], None] | None = None) -> dict[str, Any]:
+        """Embed all texts once, train the head on them, draw it back towards the legal texts."""
+        training, score = self._fit_head(watch)
+        if not self.int8:
+            return training | {"int8": {"kept": False}}
+        full = self._score_in_full()
+        measured = {"valid_score": score, "valid_score_fp32": full}
+        if full - score <= INT8_LOSS:
+            return training | {"int8": {"kept": True, **measured}}
+        self.int8 = False
+        self.pretrained = self._load(False)
+        self.encoder = self.pretrained.words
+        training, _ = self._fit_head(watch)
+        return training | {"int8": {"kept": False, **measured}}
+
+    def logits(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """(n, classes) from the graph's embeddings and the head."""
+        if not texts or self._embedder is None:
+            return np.zeros((len(texts), len(self.scale)), dtype=np.float32)
+        return self._scores(self._embedder.embed(texts))
+
+    def export(self, path: Path) -> None:
+        """ONNX graph `ids` int64 (n, T) → `logits`: the encoder's graph with the head behind it."""
+        import onnx
+        from onnx import compose
+
+        model = compose.merge_models(
+            onnx.load(str(self._graph())), head_graph(self.weight, self.scale), io_map=[("embedding", "x")]
+        )
+        onnx.save(model, str(path))
+
+    def _load(self, int8: bool) -> Pretrained:
+        settings = self.settings
+        return load_pretrained(str(settings.source), settings.max_tokens, int8, settings.mask_digits)
+
+    def _graph(self) -> Path:
+        path = Path(self._folder.name) / ("int8.onnx" if self.int8 else "full.onnx")
+        if not path.exists():
+            write_graph(self.pretrained, path, self.int8)
+        return path
+
+    def _fit_head(self, watch: Callable[[int, float], None] | None) -> tuple[dict[str, Any], float]:
+        materials, settings = self.materials, self.settings
+        self._embedder = Embedder(self._graph(), self.encoder, materials.settings.train.threads)
+        legal_texts = [legal_text(materials, code) for code in materials.classes]
+        every = self._embedded([*materials.train.texts, *materials.valid.texts, *legal_texts])
+        train, valid, legal = np.split(
+            every, [len(materials.train), len(materials.train) + len(materials.valid)], axis=0
+        )
+        legal = legal.copy()
+        without = np.array([not text for text in legal_texts])
+        legal[without] = 0.0
+        start = legal.copy()
+        for i in np.flatnonzero(without):
+            own = train[[code == materials.classes[i] for code in materials.train.codes]]
+            if len(own):
+                mean = own.mean(axis=0)
+                start[i] = mean / max(float(np.linalg.norm(mean)), 1e-6)
+        head = Directions(start, settings.scale, settings.dropout)
+        targets = self.loss.targets(materials, materials.train.codes)
+        x, x_valid = torch.from_numpy(train), torch.from_numpy(valid)
+
+        def score() -> float:
+            head.eval()
+            with torch.inference_mode():
+                return mean_accuracy(materials, head(x_valid).numpy(), materials.valid.codes)
+
+        shared = materials.settings.train
+        own_train = shared.model_copy(
+            update={
+                "epochs": settings.epochs,
+                "learning_rate": settings.learning_rate,
+                "batch": 2 * shared.batch,
+                "weight_decay": 0.0,
+            }
+        )
+        training = fit(
+            head,
+            lambda rows, _: self.loss(head(x[rows]), targets[rows]),
+            score,
+            materials.with_settings(materials.settings.model_copy(update={"train": own_train})),
+            watch,
+        )
+        with torch.no_grad():
+            scale = float(head.log_scale.exp())
+            directions = scale * head.weight.numpy()
+        factor = self._drawn_back(directions, scale * legal, valid)
+        directions = directions + factor * scale * legal
+        self.scale = np.maximum(np.abs(directions).max(axis=1) / 127, 1e-12).astype(np.float32)
+        self.weight = np.rint(directions / self.scale[:, None]).astype(np.int8)
+        final = mean_accuracy(materials, self._scores(valid), materials.valid.codes)
+        return training | {"scale": scale, "drawn_back": factor, "final_score": final}, final
+
+    def _scores(self, embeddings: Vectors) -> npt.NDArray[np.float32]:
+        return embeddings @ (self.weight.astype(np.float32) * self.scale[:, None]).T
+
+    def _drawn_back(self, directions: Vectors, legal: Vectors, valid: Vectors) -> float:
+        """The factor under which valid's true codes are most likely, as a mean over levels, at its best temperature."""
+        codes = self.materials.valid.codes
+        own, towards = valid @ directions.T, valid @ legal.T
+        levels = self.materials.levels
+        truths = {digits: levels.indices(codes, digits) for digits in (2, 4, 6)}
+
+        def likelihood(factor: float) -> float:
+            best = -np.inf
+            for temperature in (0.8, 1.0, 1.2, 1.4, 1.7, 2.0):
+                p = softmax(own + factor * towards, temperature)
+                total = 0.0
+                for digits, truth in truths.items():
+                    rows = np.flatnonzero(truth >= 0)
+                    at = levels.probabilities(p, digits)[rows, truth[rows]]
+                    total += float(np.log(np.maximum(at, 1e-9)).sum())
+                best = max(best, total)
+            return best
+
+        return max(DRAWN_BACK, key=likelihood) if any((t >= 0).any() for t in truths.values()) else 0.0
+
+    def _score_in_full(self) -> float:
+        """Score on valid with the fp32 graph's embeddings under the same head."""
+        path = Path(self._folder.name) / "compared.onnx"
+        write_graph(self.pretrained, path, int8=False)
+        embedder = Embedder(path, self.encoder, self.materials.settings.train.threads)
+        valid = self.materials.valid
+        score = mean_accuracy(self.materials, self._scores(embedder.embed(valid.texts)), valid.codes)
+        path.unlink()
+        return score
+
+    def _embedded(self, texts: Sequence[str]) -> Vectors:
+        """(n, D) by the graph; kept beside the work folder, where a later seed on the same rows finds them too."""
+        assert self._embedder is not None
+        step = self.materials.step
+        kept = None
+        if self.materials.work is not None:
+            identity = json.dumps([self.settings.source, self.int8, self.encoder.to_json(), sorted(set(texts))])
+            name = hashlib.sha256(identity.encode()).hexdigest()[:16]
+            kept = self.materials.work.parent / f"embedded-{name}.npy"
+            if kept.exists():
+                stored: Vectors = np.load(kept, allow_pickle=False)
+                return stored[np.unique(np.array(texts, dtype=object), return_inverse=True)[1]]
+        distinct = sorted(set(texts))
+        found = self._embedder.embed(
+            distinct,
+            lambda done, total: report(step, EMBEDDING_SHARE * done / total, 1, f"{done} of {total} texts embedded"),
+        )
+        if kept is not None:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            partial = kept.with_suffix(".partial.npy")
+            np.save(partial, found)
+            partial.replace(kept)
+        number = {text: i for i, text in enumerate(distinct)}
+        return found[[number[text] for text in texts]]
+
+
+def build(materials: Materials) -> EncoderNet:
+    """The net of this kind, not yet fitted. Raises UserError where no readable encoder is named."""
+    return EncoderNet(materials)
+
+
+def legal_text(materials: Materials, code: str) -> str:
+    """What the law says of a class: its own text, "" for the vague class and codes without one."""
+    return "" if code == VAGUE else materials.texts.get(code, "")
+
+
+def head_graph(weight: npt.NDArray[np.int8], scale: npt.NDArray[np.float32]) -> Any:
+    """ONNX model `x` (n, D) → `logits` (n, classes) of int8 directions (classes, D) and their scales (classes,)."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    constants = {"head_weight": np.ascontiguousarray(weight.T), "head_scale": scale}
+    nodes = [
+        # Not DequantizeLinear: ONNX Runtime would turn it and the product into one that also rounds the embedding.
+        helper.make_node("Cast", ["head_weight"], ["head_whole"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["head_whole", "head_scale"], ["head_directions"]),
+        helper.make_node("MatMul", ["x", "head_directions"], ["logits"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "head",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", weight.shape[1]])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", len(scale)])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
