@@ -190,19 +190,22 @@ class Deployer(Protocol):
 
 
 def await_settled(read: Callable[[], Status], timeout_s: float, look_s: float, patience_s: float) -> Status:
-    """Read until settled; raises DeployFailed at `timeout_s`, or when the newest revision failed for `patience_s`."""
+    """Read until settled; raises DeployFailed at `timeout_s`, or when the newest revision failed for `patience_s`.
+
+    A container that crashes is failed and starting by turns: the time counts from the first failure seen.
+    """
     deadline = time.monotonic() + timeout_s
     failed_since: float | None = None
+    failing = ""
     while True:
         status, now = read(), time.monotonic()
         if status.settled:
             return status
         newest = status.revision(status.latest_created)
-        if newest is None or newest.ready is not False or status.observed_generation < status.generation:
-            failed_since = None
-        elif failed_since is None:
-            failed_since = now
-        given_up = failed_since is not None and now - failed_since >= patience_s
+        failed = newest is not None and newest.ready is False and status.observed_generation >= status.generation
+        if failed and (failed_since is None or failing != status.latest_created):
+            failed_since, failing = now, status.latest_created
+        given_up = failed and failed_since is not None and now - failed_since >= patience_s
         if given_up or now > deadline:
             why = _why(status)
             raise DeployFailed(

@@ -64,8 +64,14 @@ class KServeDeployer:
     where there is neither.
     """
 
-    def __init__(self, namespace: str, context: str | None = None, client: "ApiClient | None" = None) -> None:
-        self.namespace = namespace
+    def __init__(
+        self,
+        namespace: str,
+        context: str | None = None,
+        client: "ApiClient | None" = None,
+        patience_s: float = PATIENCE_SECONDS,
+    ) -> None:
+        self.namespace, self.patience_s = namespace, patience_s
         self._client = client or _connect(context)
 
     def apply(self, manifest: Mapping[str, Any], timeout_s: float) -> Status:
@@ -130,7 +136,7 @@ class KServeDeployer:
 
     def wait(self, name: str, timeout_s: float) -> Status:
         """See `Deployer.wait`."""
-        return await_settled(lambda: self.status(name), timeout_s, LOOK_SECONDS, PATIENCE_SECONDS)
+        return await_settled(lambda: self.status(name), timeout_s, LOOK_SECONDS, self.patience_s)
 
     def delete(self, name: str) -> None:
         """See `Deployer.delete`."""

@@ -45,11 +45,14 @@ class Cluster:
         done = subprocess.run(command, text=True, capture_output=True, env=self.environment)
         assert done.returncode == 0, f"{' '.join(command)}:\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
 
-    def client(self) -> Any:
-        """A client of the API for `KServeDeployer`."""
+    def client(self, account: str | None = None) -> Any:
+        """A client of the API for `KServeDeployer`; with `account` (NAMESPACE:NAME) it has that account's rights."""
         from kubernetes import config
 
-        return config.new_client_from_config(self.environment["KUBECONFIG"])
+        client = config.new_client_from_config(self.environment["KUBECONFIG"])
+        if account is not None:
+            client.set_default_header("Impersonate-User", f"system:serviceaccount:{account}")
+        return client
 
     @property
     def gateway(self) -> str:

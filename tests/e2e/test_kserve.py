@@ -99,7 +99,11 @@ def installed(shared_cluster: Path, tmp_path_factory: pytest.TempPathFactory) ->
         httpx.Client(timeout=120) as client,
     ):
         folder = tmp_path_factory.mktemp("kserve")
-        deployer = KServeDeployer(namespace, client=cluster.client())
+        # All deploying here is done with no more rights than the manifests' own Role gives.
+        cluster.kubectl("create", "serviceaccount", "deploying", "-n", namespace)
+        rights = ("--role=hscode-deployer", f"--serviceaccount={namespace}:deploying")
+        cluster.kubectl("create", "rolebinding", "deploying", "-n", namespace, *rights)
+        deployer = KServeDeployer(namespace, client=cluster.client(f"{namespace}:deploying"))
         place = Installed(cluster, namespace, s3, logger, folder, deployer, client)
         cluster.kubectl("apply", "--server-side", "-k", str(place.overlay("first", "1")))
         try:

@@ -144,7 +144,7 @@ class KServePlace(Place):
         from serving.deploy.kserve import KServeDeployer
 
         self.cluster, self.namespace, self.s3, self.folder, self.logger = cluster, namespace, s3, folder, logger
-        self.deployer = KServeDeployer(namespace, client=cluster.client())
+        self.deployer = KServeDeployer(namespace, client=cluster.client(), patience_s=3)
         base = ROOT / "manifests" / "base" / "serving"
         cluster.kubectl("apply", "-n", namespace, "-f", str(base / "serviceaccount.yaml"))
         runtime = yaml.safe_load((base / "servingruntime.yaml").read_text())
