@@ -1,6 +1,7 @@
 """`hscode run` and `hscode compile`: the training pipeline on this machine, or as files for a cluster."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -60,6 +61,7 @@ def run(
     from serving.registry import Registry
 
     settings = resolved(config, with_data(set_ or [], data, nomenclature))
+    os.environ.setdefault("HSCODE_PROGRESS", os.devnull)
     with opened_home(home), _display(as_json) as progress:
         settings = with_home(with_sample(settings, home), home)
         done = run_local(settings, home, progress)

@@ -113,15 +113,13 @@ class Text(Section):
     """Tokens of a text that a net reads."""
     stem: bool = True
     """Read English plurals as singulars: an answer should not turn on an s."""
-    epochs: int = 3
-    """Passes of the embedding training over all text."""
-    learning_rate: float = 0.01
-    """Step size of the embedding training."""
     frequent: float = 1e-3
-    """Share of all words from which a word is passed over as context, the more often the more frequent it is."""
+    """Share of all words at which a word counts half in a text's mean: what stands in every text tells little."""
     pretrained: str | None = None
-    """Folder or hub name of a sentence encoder whose token table starts the embedding (reduced by PCA).
-    Never downloaded by default."""
+    """Folder of a sentence encoder (BERT's word pieces) whose token table is factorised together with the counts:
+    words that the training rows lack have a meaning too. Nothing is downloaded."""
+    pretrained_weight: float = Field(1.0, ge=0)
+    """Weight of that table against the counts."""
 
 
 class Train(Section):
@@ -588,7 +586,8 @@ def load_settings(
         return Settings.model_validate(tree)
     except ValidationError as error:
         first = error.errors()[0]
-        raise UserError(first["msg"], "setting " + ".".join(map(str, first["loc"]))) from None
+        given = "" if isinstance(first["input"], dict) else f" (given {first['input']!r})"
+        raise UserError(first["msg"] + given, "setting " + ".".join(map(str, first["loc"]))) from None
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:

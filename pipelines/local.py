@@ -188,11 +188,11 @@ def _followed(lines: Path, progress: Progress, last: dict[str, Any]) -> Iterator
 
 
 def _explained(error: Exception, last: Mapping[str, Mapping[str, Any]], home: Path, log: Path) -> Exception:
+    if shutil.disk_usage(home).free < 2**20:
+        return UserError("no space left", str(home), "free space, then run the same command again: it goes on")
     for line in reversed(list(last.values())):
         if str(line["note"]).startswith("error: "):
             return UserError(f"step {line['step']}: {str(line['note']).removeprefix('error: ')}")
-    if shutil.disk_usage(home).free < 2**20:
-        return UserError("no space left", str(home), "free space, then run the same command again: it goes on")
     unfinished = [step for step, line in last.items() if not str(line["note"]).startswith("done")]
     where = f"step {unfinished[-1]}" if unfinished else type(error).__name__
     return RuntimeError(f"{where} failed: {_last_words(log)}; the whole log: {log}")
