@@ -51,7 +51,7 @@ class Options:
     grace_seconds: float
     """After that: how long accepted requests may take."""
     ready_file: Path | None
-    """Written once it listens: {"http", "grpc", "pid"}."""
+    """Written once it listens: {"http", "grpc", "pid", "seconds": {begun, loaded, imported, listening}}."""
     access_log: bool
     """A line for each request."""
     limits: Limits

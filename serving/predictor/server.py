@@ -24,6 +24,7 @@ from serving.predictor import metrics
 from serving.predictor.model import HSModel
 from serving.predictor.options import Options
 from serving.predictor.rest import Rest
+from serving.predictor.timeline import Timeline
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ FIRST_REQUEST_SECONDS = 1.0
 class PredictorServer(ModelServer):  # type: ignore[misc]
     """One model, one process, one event loop."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, timeline: Timeline) -> None:
         super().__init__(
             http_port=options.http_port,
             grpc_port=options.grpc_port,
@@ -46,7 +47,7 @@ class PredictorServer(ModelServer):  # type: ignore[misc]
             enable_grpc=options.grpc_port >= 0,
             enable_latency_logging=False,
         )
-        self.options = options
+        self.options, self.timeline = options, timeline
 
     def start(self, models: list[HSModel]) -> None:
         """Serve `models` (one) until SIGTERM or SIGINT, then drain."""
@@ -89,14 +90,15 @@ class PredictorServer(ModelServer):  # type: ignore[misc]
                 options.grpc_port, self.dataplane, self.model_repository_extension, {}, round(options.grace_seconds)
             )
             grpc_port = await self._grpc_server.listen(options.host, 2 * options.limits.body_bytes)
-        seconds = _seconds_since_start()
-        metrics.START.set(seconds)
+        self.timeline.mark("listening")
+        metrics.START.set(self.timeline.marks["listening"])
         log.info(
-            "model %s version %s (%s, %s) on http %d, grpc %d after %.2f s",
-            model.name, model.version, model.bundle.kind, model.bundle.edition, http_port, grpc_port, seconds,
+            "model %s version %s (%s, %s) on http %d, grpc %d; %s",
+            model.name, model.version, model.bundle.kind, model.bundle.edition, http_port, grpc_port, self.timeline,
         )  # fmt: skip
         if options.ready_file:
-            _write(options.ready_file, {"http": http_port, "grpc": grpc_port, "pid": os.getpid()})
+            about = {"http": http_port, "grpc": grpc_port, "pid": os.getpid(), "seconds": self.timeline.marks}
+            _write(options.ready_file, about)
         await serving
         if self._grpc_server is not None:
             await self._grpc_server.stop()
@@ -193,16 +195,7 @@ def _loop_factory() -> Any:
     return uvloop.new_event_loop
 
 
-def _seconds_since_start() -> float:
-    """Age of this process, from /proc (0 where there is none)."""
-    try:
-        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-        return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
-    except (OSError, AttributeError):
-        return 0.0
-
-
-def _write(path: Path, content: dict[str, int]) -> None:
+def _write(path: Path, content: dict[str, Any]) -> None:
     part = path.with_name(path.name + ".part")
     part.write_text(json.dumps(content))
     part.replace(path)

@@ -5,11 +5,14 @@ import threading
 from typing import Any
 
 from serving.predictor.options import Options
+from serving.predictor.timeline import Timeline
 
 
 def serve(options: Options) -> None:
     """Serve the bundle of `options` until SIGTERM. Raises UserError for a bundle or a port that is none."""
     loaded: dict[str, Any] = {}
+    timeline = Timeline()
+    timeline.mark("begun")
 
     def load() -> None:
         try:
@@ -17,6 +20,7 @@ def serve(options: Options) -> None:
 
             loaded["bundle"] = Bundle.load(options.model_dir, threads=options.threads)
             loaded["bundle"].answer(["warm up"])
+            timeline.mark("loaded")
         except BaseException as error:
             loaded["error"] = error
 
@@ -27,7 +31,8 @@ def serve(options: Options) -> None:
     from serving.predictor.model import HSModel
     from serving.predictor.server import PredictorServer
 
-    server = PredictorServer(options)
+    server = PredictorServer(options, timeline)
+    timeline.mark("imported")
     loading.join()
     if "error" in loaded:
         raise loaded["error"]
