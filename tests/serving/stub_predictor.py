@@ -1,7 +1,7 @@
 """A predictor of the standard library alone, for tests of what stands before it: same flags, same paths, no model.
 
-Its bundle is a folder with `card.json`: ``{"version", "fault": "none"|"crash"|"error"|"slow"|"worse"}``. Answers say
-the version and process. A description ``sleep N`` takes N seconds, ``die`` ends the process without an answer.
+Its bundle is a folder with `card.json`: ``{"version", "fault": "none"|"crash"|"error"|"slow"|"worse"|"wrong"}``. Answers
+say the version and process. A description ``sleep N`` takes N seconds, ``die`` ends the process without an answer.
 """
 
 import argparse
@@ -75,7 +75,8 @@ def serve(arguments: list[str] | None = None) -> None:
                 self.answer(500, {"error": "broken on purpose"})
                 return
             status = "unsure" if fault == "worse" else "answered"
-            answers = [{"code": "610910", "confidence": 0.9, "status": status, "text": text} for text in instances]
+            code = "851830" if fault == "wrong" else "610910"
+            answers = [{"code": code, "confidence": 0.9, "status": status, "text": text} for text in instances]
             model = {"name": options.model_name, "version": str(card["version"]), "edition": "HS2022"}
             self.answer(200, {"predictions": answers, "model": model, "process": os.getpid(), "at_once": at_once})
 

@@ -1,0 +1,413 @@
+"""The canary controller on the real places: the local host and, where ../shared/cluster is, real KServe.
+
+Two controllers run as processes of their own (`python -m serving.control.canary`), with MLflow's registry and the state
+in a database; a client asks all the time; the logger's real events become the evidence.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from config.settings import Canary as Policy
+from config.settings import CanaryErrors, CanaryLatency, CanaryQuality
+from models.errors import UserError
+from serving.control.canary import journal
+from serving.control.canary.plan import Model
+from serving.deploy import Status
+from serving.registry import CHALLENGER, CHAMPION, Registry, home_uri
+from serving.state import State, open_state
+from serving.state.events import Given, Request, Response, store_events, text_hash
+from serving.state.tables import Canary, Correction
+from tests.e2e.cluster import HOST_IP, started_cluster, until
+from tests.serving.places import Event, KServePlace, LocalPlace, Place, build_stub_image, receiver, write_stub_bundle
+from tests.serving.s3 import running_s3
+
+pytestmark = pytest.mark.slow
+
+VERSIONS = 3
+POLICIES = {
+    kind: Policy(
+        steps=(10, 50, 100),
+        step_seconds=0,
+        step_requests=8,
+        deadline_seconds=240,
+        ready_seconds=ready,
+        block_seconds=block,
+        settle_seconds=block,
+        look_seconds=0.2,
+        lease_seconds=2,
+        history_seconds=600,
+        automatic=False,
+        errors=CanaryErrors(margin_ratio=1.0, margin=0.3),
+        latency=CanaryLatency(margin_ratio=6.0, tolerance_ratio=3.0, budget_seconds=None),
+        quality=CanaryQuality(
+            accuracy_margin=0.3,
+            status_margin=0.6,
+            status_tolerance=0.2,
+            confidence_margin=0.6,
+            confidence_tolerance=0.3,
+        ),
+    )
+    for kind, block, ready in (("local", 0.5, 5.0), ("kserve", 2.0, 30.0))
+}
+"""So wide margins that a minute's requests decide."""
+
+
+@dataclass
+class Watched:
+    """A place with registry, state and two controllers."""
+
+    kind: str
+    place: Place
+    home: Path
+    state: State
+    registry: Registry
+    environment: dict[str, str]
+    controllers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    stored: int = 0
+
+    @property
+    def policy(self) -> Policy:
+        return POLICIES[self.kind]
+
+    @property
+    def target(self) -> str:
+        return f"local:{self.home}" if isinstance(self.place, LocalPlace) else f"kserve:{self.place.namespace}"  # type: ignore[attr-defined]
+
+    def start_controller(self) -> subprocess.Popen[bytes]:
+        log = (self.home / f"controller-{len(self.controllers)}.log").open("wb")
+        command = [sys.executable, "-m", "serving.control.canary", "--home", str(self.home), "--port", "-1"]
+        canary = self.policy.model_dump(mode="json")
+        wanted = {"canary.look_seconds": canary["look_seconds"], "canary.lease_seconds": canary["lease_seconds"]}
+        for key, value in {**wanted, "canary.automatic": "false", "deploy.target": self.target}.items():
+            command += ["--set", f"{key}={value}"]
+        process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **self.environment})
+        self.controllers.append(process)
+        return process
+
+    def start(self, name: str, fault: str = "none", version: str = "2") -> int:
+        """The champion at 100 %, settled, and a canary of a challenger with a fault."""
+        self.place.deployer.apply(self.place.manifest(name, "1"), self.place.patience)
+        return journal.start(
+            self.state,
+            self.place.deployer.status(name),
+            Model(self.place.bundle(version, fault), version),
+            self.policy,
+            model="hscode",
+            who="the test",
+            now=datetime.now(UTC),
+        )
+
+    def canary(self, number: int) -> Canary:
+        with self.state.read() as session:
+            return journal.find(session, number)
+
+    def finished(self, number: int) -> Canary:
+        """The canary at its end."""
+        seconds = self.policy.deadline_seconds + 60
+        return until("the end of the canary", lambda: (c := self.canary(number)).finished_at and c, seconds)
+
+    def steps(self, number: int) -> list[tuple[str, int]]:
+        with self.state.read() as session:
+            return [(step.action, step.percent_after) for step in journal.steps_of(session, number)]
+
+    def take_events(self) -> None:
+        """What the monitor will do: the logger's events into the state."""
+        new = self.place.logger.events[self.stored :]
+        self.stored += len(new)
+        requests, responses = [], []
+        for event in new:
+            (requests if event.headers["ce-type"].endswith("request") else responses).append(event)
+        store_events(self.state, map(read_request, requests), map(read_response, responses))
+
+
+def common(event: Event) -> dict[str, Any]:
+    headers = event.headers
+    return {
+        "ce_id": headers["ce-id"],
+        "service": headers["ce-inferenceservicename"],
+        "namespace": headers["ce-namespace"],
+        "version": json.loads(headers.get("ce-annotations", "{}")).get("hscode/version", ""),
+        "at": datetime.fromisoformat(headers["ce-time"]),
+    }
+
+
+def read_request(event: Event) -> Request:
+    texts = json.loads(event.body)["instances"]
+    return Request(**common(event), instances=len(texts), text_hashes=[text_hash(text) for text in texts])
+
+
+def read_response(event: Event) -> Response:
+    answers = json.loads(event.body)["predictions"]
+    return Response(**common(event), answers=[Given(a["status"], a["code"], a["confidence"]) for a in answers])
+
+
+class Client:
+    """Asks a service all the time from two threads, each request another text; keeps what it got."""
+
+    def __init__(self, watched: Watched, name: str) -> None:
+        self.watched, self.name = watched, name
+        self.asked, self.statuses, self.versions = 0, Counter[int](), Counter[str]()
+        self.corrected = 0
+        self.lost: list[str] = []
+        self._lock, self._stop = threading.Lock(), threading.Event()
+        self._threads = [threading.Thread(target=self._ask) for _ in range(2)]
+        self._threads.append(threading.Thread(target=self._take))
+
+    def __enter__(self) -> "Client":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+        self.watched.take_events()
+
+    def _ask(self) -> None:
+        while not self._stop.wait(0.02):
+            with self._lock:
+                self.asked += 1
+                text = f"{self.name} goods {self.asked}"
+            try:
+                answer = self.watched.place.ask(self.name, text)
+            except httpx.HTTPError as error:
+                self.lost.append(repr(error))
+                continue
+            with self._lock:
+                self.statuses[answer.status_code] += 1
+                if answer.status_code == 200:
+                    self.versions[answer.json()["model"]["version"]] += 1
+
+    def _take(self) -> None:
+        while not self._stop.wait(0.1):
+            self.watched.take_events()
+
+
+def write_versions(registry: Registry, folder: Path) -> None:
+    for number in range(1, VERSIONS + 1):
+        made = registry.register(write_stub_bundle(folder / f"registered-{number}", str(number)), f"run-{number}", {})
+        assert made.number == str(number)
+
+
+@pytest.fixture(scope="module", params=["local", pytest.param("kserve", marks=pytest.mark.cluster)])
+def watched(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    folder = tmp_path_factory.mktemp(request.param)
+    with contextlib.ExitStack() as stack:
+        environment: dict[str, str] = {}
+        place: Place
+        if request.param == "local":
+            local = LocalPlace(folder, stack.enter_context(receiver()))
+            stack.enter_context(local.host)
+            place = local
+        else:
+            cluster = started_cluster(request.getfixturevalue("shared_cluster"))
+            (folder / "image").mkdir()
+            build_stub_image(cluster, folder / "image")
+            logger, s3 = stack.enter_context(receiver(HOST_IP)), stack.enter_context(running_s3(HOST_IP))
+            namespace = stack.enter_context(cluster.namespace("canary", s3))
+            place = KServePlace(cluster, namespace, s3, folder, logger)
+            environment["KUBECONFIG"] = cluster.environment["KUBECONFIG"]
+        home = folder / "home"
+        home.mkdir(exist_ok=True)
+        registry = Registry(home_uri(home))
+        write_versions(registry, folder)
+        state = open_state(f"sqlite:///{home}/state.db")
+        stack.callback(state.close)
+        made = Watched(request.param, place, home, state, registry, environment)
+        stack.callback(end_controllers, made)
+        for _ in range(2):
+            made.start_controller()
+        yield made
+
+
+def end_controllers(watched: Watched) -> None:
+    for process in watched.controllers:
+        if process.poll() is None:
+            process.terminate()
+    for process in watched.controllers:
+        process.wait(30)
+    for log in watched.home.glob("controller-*.log"):
+        print(f"--- {log.name}\n{log.read_text()[-6000:]}")
+
+
+@pytest.fixture(autouse=True)
+def first_version_is_champion(watched: Watched) -> None:
+    watched.registry.set_alias(CHAMPION, "1")
+    watched.registry.set_alias(CHALLENGER, "2")
+
+
+def models(status: Status) -> tuple[str, int | None, dict[str, int]]:
+    """(version in the spec, share in the spec, share by version)."""
+    shares: Counter[str] = Counter()
+    for entry in status.traffic:
+        revision = status.revision(entry.revision)
+        shares[revision.version if revision else "?"] += entry.percent
+    return status.version, status.canary_percent, {version: share for version, share in shares.items() if share}
+
+
+def test_a_good_challenger_is_promoted_by_itself(watched: Watched) -> None:
+    number = watched.start("good")
+    with Client(watched, "good") as client:
+        canary = watched.finished(number)
+    assert canary.state == "promoted", canary.reason
+    assert watched.steps(number) == [("start", 10), ("step", 50), ("step", 100), ("promote", 100)]
+    assert models(watched.place.deployer.status("good")) == ("2", None, {"2": 100})
+    assert watched.registry.resolve(CHAMPION).number == "2"
+    assert watched.registry.find(CHALLENGER) is None
+    assert client.lost == []
+    assert client.statuses == {200: client.asked}
+    assert set(client.versions) == {"1", "2"}
+
+
+@pytest.mark.parametrize(
+    ("fault", "measure"), [("error", "errors"), ("slow", "latency"), ("worse", "status"), ("wrong", "accuracy")]
+)
+def test_a_bad_challenger_is_rolled_back_and_the_old_model_is_back(watched: Watched, fault: str, measure: str) -> None:
+    name = f"bad-{fault}"
+    number = watched.start(name, fault)
+    before_uri = watched.canary(number).champion_uri
+    with Client(watched, name) as client:
+        if fault == "wrong":
+            until("traffic", lambda: watched.canary(number).first_seen_at, watched.place.patience)
+            until("the end", lambda: correct(watched, name, client) or watched.canary(number).finished_at, 240)
+        canary = watched.finished(number)
+        asked = client.asked
+        until("answers of the old model", lambda: client.asked > asked + 20, 60)
+    assert canary.state == "rolled_back"
+    assert canary.reason.startswith(f"{measure} worse"), canary.reason
+    after = watched.place.deployer.status(name)
+    assert models(after) == ("1", None, {"1": 100})
+    assert after.storage_uri == before_uri
+    assert watched.registry.resolve(CHAMPION).number == "1"
+    assert watched.registry.find(CHALLENGER) is None
+    assert client.lost == []
+    # All requests were answered; those that failed were the challenger's.
+    assert sum(client.statuses.values()) == client.asked
+    assert set(client.statuses) <= {200, 500 if fault == "error" else 200}
+
+
+def correct(watched: Watched, name: str, client: Client) -> None:
+    """An expert confirms or corrects what was answered up to now; 610910 is right."""
+    now, first = datetime.now(UTC), client.corrected + 1
+    client.corrected = client.asked - 1
+    with watched.state.write() as session:
+        for asked in range(first, client.asked):
+            text = f"{name} goods {asked}"
+            session.add(
+                Correction(
+                    ce_id=f"c-{text}",
+                    text_hash=text_hash(text),
+                    code="610910",
+                    edition="HS2022",
+                    who="an expert",
+                    said_at=now,
+                    recorded_at=now,
+                )
+            )
+
+
+def test_a_challenger_whose_bundle_is_missing_gets_no_traffic_and_is_reported(watched: Watched) -> None:
+    number = watched.start("never", "missing")
+    with Client(watched, "never") as client:
+        canary = watched.finished(number)
+    assert canary.state == "rolled_back"
+    assert "not ready for 10 %" in canary.reason
+    assert canary.first_seen_at is None
+    assert set(client.versions) == {"1"}
+    assert client.statuses == {200: client.asked}
+    assert models(watched.place.deployer.status("never")) == ("1", None, {"1": 100})
+
+
+def test_the_leader_is_killed_between_two_steps(watched: Watched) -> None:
+    number = watched.start("killed")
+    with Client(watched, "killed") as client:
+        until("the step to 50 %", lambda: watched.canary(number).percent >= 50, 120)
+        leader = leading(watched)
+        leader.send_signal(signal.SIGKILL)
+        leader.wait()
+        watched.start_controller()
+        canary = watched.finished(number)
+    assert canary.state == "promoted", canary.reason
+    assert watched.steps(number) == [("start", 10), ("step", 50), ("step", 100), ("promote", 100)]
+    assert client.statuses == {200: client.asked}
+    assert client.lost == []
+
+
+def leading(watched: Watched) -> subprocess.Popen[bytes]:
+    """The controller that last said that it leads."""
+    with watched.state.read() as session:
+        actor = journal.steps_of(session, journal.find(session).id)[-1].actor
+    return next(process for process in watched.controllers if f"-{process.pid}-" in actor)
+
+
+def test_an_object_that_is_edited_and_deleted_meanwhile(watched: Watched) -> None:
+    deployer, name = watched.place.deployer, "edited"
+    slow = watched.policy.model_copy(update={"step_requests": 100_000})
+    deployer.apply(watched.place.manifest(name, "1"), watched.place.patience)
+    number = journal.start(
+        watched.state, deployer.status(name), Model(watched.place.bundle("2"), "2"), slow,
+        model="hscode", who="the test", now=datetime.now(UTC),
+    )  # fmt: skip
+    with Client(watched, name):
+        until("traffic", lambda: watched.canary(number).first_seen_at, watched.place.patience)
+        deployer.change(name, canary_percent=70)
+        until("the share put back", lambda: deployer.status(name).canary_percent == 10, watched.place.patience)
+        assert watched.canary(number).finished_at is None
+    with pytest.raises(UserError, match="undecided"):
+        journal.start(
+            watched.state, status_without_share(deployer.status(name)), Model("x", "9"), slow,
+            model="hscode", who="the test", now=datetime.now(UTC),
+        )  # fmt: skip
+    deployer.delete(name)
+    assert watched.finished(number).state == "gone"
+
+
+def status_without_share(status: Status) -> Status:
+    from dataclasses import replace
+
+    return replace(status, canary_percent=None)
+
+
+def test_people_ask_by_the_command_line(watched: Watched) -> None:
+    name = "asked"
+    slow = watched.policy.model_copy(update={"step_requests": 100_000})
+    watched.place.deployer.apply(watched.place.manifest(name, "1"), watched.place.patience)
+    number = journal.start(
+        watched.state, watched.place.deployer.status(name), Model(watched.place.bundle("2"), "2"), slow,
+        model="hscode", who="the test", now=datetime.now(UTC),
+    )  # fmt: skip
+
+    def hscode(*arguments: str) -> Any:
+        command = [sys.executable, "-m", "cli.main", "canary", *arguments, "--home", str(watched.home), "--json"]
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            env={**os.environ, **watched.environment, "HSCODE_WHO": "an engineer"},
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    with Client(watched, name):
+        until("a block", lambda: watched.canary(number).latest, 120)
+        assert hscode("status")["state"] == "stepping"
+        assert {m["name"] for m in hscode("explain")["measures"]} >= {"errors", "latency", "accuracy", "status"}
+        hscode("abort", str(number), "--why", "seen enough")
+        canary = watched.finished(number)
+    assert (canary.state, canary.reason) == ("rolled_back", "aborted by an engineer: seen enough")
+    assert hscode("history")[0]["canary"] == number
