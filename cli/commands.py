@@ -4,7 +4,20 @@ import importlib
 
 import typer
 
-GROUPS = ("run", "predict", "models", "serve", "settings", "evaluate", "explain", "diff", "canary", "state", "data")
+GROUPS = (
+    "run",
+    "predict",
+    "models",
+    "serve",
+    "settings",
+    "evaluate",
+    "explain",
+    "diff",
+    "canary",
+    "simulate",
+    "state",
+    "data",
+)
 """Modules of `cli` with a function ``register(app)``."""
 
 

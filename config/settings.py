@@ -502,10 +502,11 @@ class Capacity(Section):
     """Share of requests that must meet it."""
     max_replicas: int = Field(4, ge=1)
     """`maxReplicas` of our manifest."""
-    service_ms: tuple[float, float] = (4.0, 6.0)
+    service_ms: tuple[float, float] = (2.6, 3.1)
     """Median and 95th percentile of the CPU milliseconds of a request with one description; log-normal between.
-    Assumed until measured."""
-    text_ms: float = Field(1.0, ge=0)
+    Measured by `serving.capacity.measure` (300 requests) with the bundle of benchmarks/peers/full_size.py, a Text-CNN
+    of the full edition's size, on a shared x86 machine; `--measure` takes your bundle and machine."""
+    text_ms: float = Field(0.33, ge=0)
     """CPU milliseconds of each further description in a request. Measured as above."""
     cold_start_s: tuple[float, float] = (2.2, 2.6)
     """Median and 95th percentile of the seconds from a pod's creation to readiness; log-normal between. An empty KServe
