@@ -69,6 +69,8 @@ def running_s3(ip: str = "127.0.0.1") -> Iterator[S3]:
         ports = dict(zip((*names, "s3.port", "s3.port.grpc"), _free_ports(ip, len(names) + 2), strict=True))
         command = [weed, "server", f"-dir={folder}", f"-ip={ip}", f"-ip.bind={ip}", "-filer", "-s3"]
         command += [f"-s3.config={config}", "-master.volumeSizeLimitMB=64", "-master.telemetry=false"]
+        # Both have fixed ports, on which two test servers would meet.
+        command += ["-s3.port.iceberg=0", "-s3.port.lance=0"]
         command += [f"-{name}={port}" for name, port in ports.items()]
         with open(Path(folder) / "log", "wb") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
