@@ -13,7 +13,6 @@ KINDS = ("textcnn", "bilstm", "transformer", "dnn", "svc", "pool")
 """All that can be trained without a file from elsewhere."""
 SMALL = (
     "data.sample_rows=8000",
-    "text.epochs=2",
     "train.epochs=4",
     "explain.index_rows=2000",
 )

@@ -18,7 +18,6 @@ pytestmark = pytest.mark.slow
 QUICK = {
     "HSCODE__DATA__SAMPLE_ROWS": "2500",
     "HSCODE__TRAIN__EPOCHS": "2",
-    "HSCODE__TEXT__EPOCHS": "1",
     "HSCODE__TEXT__DIMENSIONS": "32",
     "HSCODE__TRAIN__UPSAMPLE": "0",
     "OMP_NUM_THREADS": "2",

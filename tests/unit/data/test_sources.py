@@ -68,16 +68,16 @@ JSONL = "".join(json.dumps({"description": text, "code": code}) + "\n" for text,
         ("rows.tsv", (HEADER + ROWS).replace(",", "\t").encode()),
         ("rows.csv", (HEADER + ROWS).replace(",", ";").encode()),
         ("rows.csv", b'" Description ", CODE\n"cotton shirt",610910\n"asses","010130",\n'),
-        ("rows.csv.gz", gzip.compress((HEADER + ROWS).encode())),
-        ("rows.csv.gz", gzip.compress(HEADER.encode()) + gzip.compress(ROWS.encode())),
-        ("rows", gzip.compress((HEADER + ROWS).encode())),
+        ("rows.csv.gz", gzip.compress((HEADER + ROWS).encode(), mtime=0)),
+        ("rows.csv.gz", gzip.compress(HEADER.encode(), mtime=0) + gzip.compress(ROWS.encode(), mtime=0)),
+        ("rows", gzip.compress((HEADER + ROWS).encode(), mtime=0)),
         ("rows.csv.zst", zstandard.compress((HEADER + ROWS).encode())),
         ("rows.csv.zst", zstandard.compress(HEADER.encode()) + zstandard.compress(ROWS.encode())),
         ("rows.jsonl", JSONL.encode()),
         ("rows.ndjson.zst", zstandard.compress(JSONL.encode())),
         ("rows", JSONL.encode()),
         ("rows.parquet", parquet_bytes()),
-        ("rows.parquet.gz", gzip.compress(parquet_bytes())),
+        ("rows.parquet.gz", gzip.compress(parquet_bytes(), mtime=0)),
         ("rows.csv", parquet_bytes()),
     ],
 )
@@ -219,7 +219,7 @@ def test_bytes_that_are_not_of_a_wide_encoding(tmp_path: Path) -> None:
 
 # --- what cannot be used ----------------------------------------------------------------------------------------------
 
-WHOLE = gzip.compress((HEADER + "".join(f"{i} {i * i},010130\n" for i in range(5000))).encode())
+WHOLE = gzip.compress((HEADER + "".join(f"{i} {i * i},010130\n" for i in range(5000))).encode(), mtime=0)
 WHOLE_ZST = zstandard.compress(gzip.decompress(WHOLE))
 
 
@@ -228,7 +228,7 @@ WHOLE_ZST = zstandard.compress(gzip.decompress(WHOLE))
     [
         ("rows.csv", b"", "the file is empty"),
         ("rows.csv", b" \n\n", "the file is empty"),
-        ("rows.csv.gz", gzip.compress(b""), "the file is empty"),
+        ("rows.csv.gz", gzip.compress(b"", mtime=0), "the file is empty"),
         ("rows.csv", b"name,price\nx,1\n", "no description column .*it has name, price.*data.description_column"),
         ("rows.csv", b"description,price\nx,1\n", "no code column .*it has description, price.*data.code_column"),
         ("rows.jsonl", b'{"text": "x", "price": 1}\n', "no code column .*it has text, price"),
@@ -341,7 +341,7 @@ def web(tmp_path: Path) -> Iterator[str]:
 @pytest.mark.parametrize("name", ["rows.csv", "rows.csv.gz", "rows.parquet"])
 def test_over_http(tmp_path: Path, web: str, name: str) -> None:
     content = {"rows.csv": (HEADER + ROWS).encode(), "rows.parquet": parquet_bytes()}
-    write(tmp_path, content.get(name, gzip.compress((HEADER + ROWS).encode())), name)
+    write(tmp_path, content.get(name, gzip.compress((HEADER + ROWS).encode(), mtime=0)), name)
     assert read(f"{web}/{name}", tmp_path) == (EXPECTED, [])
 
 
