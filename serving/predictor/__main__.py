@@ -21,7 +21,7 @@ def main() -> int:
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
         stream=sys.stderr,
     )
-    lean.install()
+    lean.install(grpc=chosen.grpc_port >= 0)
     try:
         from serving.predictor.start import serve
 

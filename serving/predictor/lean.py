@@ -32,6 +32,7 @@ STAND_INS = frozenset(
         "fastapi",
         "pydantic",
         # The client of a transformer that calls another predictor.
+        "kserve.inference_client",
         "httpx",
         # Log settings from a YAML file.
         "yaml",
@@ -39,9 +40,22 @@ STAND_INS = frozenset(
         "watchfiles",
         # Counts processors for a thread pool that we do not use.
         "psutil",
+        # Metrics over a web server of their own, or pushed: serving.predictor.rest gives them.
+        "wsgiref",
+        "http.server",
+        "urllib.request",
     }
 )
 """Modules that get a stand-in, with all below them."""
+GRPC = frozenset(
+    {
+        "grpc",
+        "grpc_interceptor",
+        "kserve.protocol.grpc.server",
+        "kserve.protocol.grpc.grpc_predict_v2_pb2_grpc",
+    }
+)
+"""The same where there is no gRPC port (Knative gives a service one port)."""
 
 
 class Unavailable(Exception):
@@ -66,14 +80,17 @@ class StandIn(types.ModuleType):
 
 
 class StandInFinder:
-    """Finds and loads STAND_INS. (Not a subclass of importlib.abc's: importing that costs 10 ms.)"""
+    """Finds and loads stand-ins. (Not a subclass of importlib.abc's: importing that costs 10 ms.)"""
+
+    def __init__(self, names: frozenset[str]) -> None:
+        self.names = names
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        """A spec for STAND_INS and what is below them, else None."""
+        """A spec for the names and what is below them, else None."""
         parts = fullname.split(".")
-        if any(".".join(parts[:n]) in STAND_INS for n in range(1, len(parts) + 1)):
+        if any(".".join(parts[:n]) in self.names for n in range(1, len(parts) + 1)):
             return importlib.machinery.ModuleSpec(fullname, self, is_package=True)  # type: ignore[arg-type]
         return None
 
@@ -85,8 +102,11 @@ class StandInFinder:
         """Nothing to run."""
 
 
-def install() -> bool:
-    """Put package and stand-ins in place; False where KServe is already imported or the environment says not to."""
+def install(grpc: bool = True) -> bool:
+    """Put package and stand-ins in place; `grpc` False: stand-ins for gRPC too.
+
+    False where KServe is already imported or the environment says not to.
+    """
     if os.environ.get(FULL_IMPORTS) == "1" or "kserve" in sys.modules:
         return False
     spec = importlib.util.find_spec("kserve")
@@ -97,5 +117,5 @@ def install() -> bool:
     package.__spec__ = spec
     package.__file__ = spec.origin
     sys.modules["kserve"] = package
-    sys.meta_path.insert(0, StandInFinder())
+    sys.meta_path.insert(0, StandInFinder(STAND_INS if grpc else STAND_INS | GRPC))
     return True
