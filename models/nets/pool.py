@@ -90,9 +90,9 @@ class Pool:
         graph = whole.graph
         parts = []
         for kind, factor in self._factors().items():
-            graph.initializer.append(numpy_helper.from_array(np.array(factor, dtype=np.float32), f"{kind}.factor"))
-            graph.node.append(helper.make_node("Mul", [f"{kind}.logits", f"{kind}.factor"], [f"{kind}.part"]))
-            parts.append(f"{kind}.part")
+            graph.initializer.append(numpy_helper.from_array(np.array(factor, dtype=np.float32), f"pool.{kind}.factor"))
+            graph.node.append(helper.make_node("Mul", [f"{kind}.logits", f"pool.{kind}.factor"], [f"pool.{kind}.part"]))
+            parts.append(f"pool.{kind}.part")
         graph.node.append(helper.make_node("Sum", parts, ["logits"]))
         del graph.output[:]
         shape = ["n", len(self.materials.classes)]
