@@ -28,4 +28,4 @@ def simulate(
 
     with step("simulate"):
         tree = Settings.from_json(settings)
-        simulated(tree.models.kinds, Path(parts.path), Path(embedding.path), tree, Path(runs.path))
+        simulated(tree.models.trained, Path(parts.path), Path(embedding.path), tree, Path(runs.path))

@@ -229,11 +229,20 @@ class Models(Section):
     """Which kinds are trained, and each kind's own settings."""
 
     kinds: tuple[Kind, ...] = ("textcnn", "svc")
-    """Of textcnn, bilstm, transformer, dnn, svc, encoder, pool."""
+    """Of textcnn, bilstm, transformer, dnn, svc, encoder, pool. Where others are named too, encoder is left out while
+    models.encoder.source names none, so that one file serves with and without a pre-trained encoder."""
     textcnn: TextCNN = TextCNN()
     svc: SVC = SVC()
     encoder: Encoder = Encoder()
     pool: Pool = Pool()
+
+    @property
+    def trained(self) -> tuple[Kind, ...]:
+        """`kinds` as far as they can be trained, the pool last: it is made of the others."""
+        others = tuple(kind for kind in self.kinds if kind not in ("encoder", "pool"))
+        if self.encoder.source is not None or not others:
+            others += tuple(kind for kind in self.kinds if kind == "encoder")
+        return others + tuple(kind for kind in self.kinds if kind == "pool")
 
 
 class Answer(Section):

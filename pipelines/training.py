@@ -12,6 +12,7 @@ from components.embed import embed
 from components.evaluate import evaluate
 from components.gate import gate
 from components.ingest import ingest
+from components.pool import pool
 from components.register import register
 from components.select import select
 from components.split import split
@@ -31,8 +32,8 @@ class Outputs(NamedTuple):
 
 
 def build(settings: Settings, image: str = IMAGE) -> Any:
-    """The pipeline for the kinds in `settings.models.kinds`, its steps running `image`."""
-    kinds = settings.models.kinds
+    """The pipeline for the kinds in `settings.models`, its steps running `image`."""
+    kinds = settings.models.trained
 
     def dressed(task: dsl.PipelineTask, name: str, resources: Resources, cached: bool = True) -> dsl.PipelineTask:
         return prepared(task, name, resources, image, cached)
@@ -52,7 +53,12 @@ def build(settings: Settings, image: str = IMAGE) -> Any:
                 train(kind=kind, settings=settings, parts=parts, embedding=embedding), f"Train {kind}", LARGE
             ).output
             for kind in kinds
+            if kind != "pool"
         }
+        if "pool" in kinds:
+            bundles["pool"] = dressed(
+                pool(settings=settings, parts=parts, embedding=embedding, **bundles), "Train pool", LARGE
+            ).outputs["bundle"]
         judged = dressed(evaluate(settings=settings, parts=parts, **bundles), "Evaluate", LARGE).output
         chosen = dressed(select(settings=settings, evaluation=judged, **bundles), "Select", SMALL).output
         gated = dressed(

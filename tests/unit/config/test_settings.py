@@ -83,3 +83,12 @@ def test_every_value_has_its_reason() -> None:
 
     assert walk(Settings, "") == []
     assert yaml.safe_load(as_yaml(Settings()))
+
+
+def test_one_file_serves_with_and_without_a_pretrained_encoder() -> None:
+    full = ROOT / "config" / "full.yaml"
+    without = load_settings(full, {}, []).models.trained
+    assert "encoder" not in without
+    with_it = load_settings(full, {}, ["models.encoder.source=FOLDER"]).models.trained
+    assert with_it == (*without[:-1], "encoder", "pool")
+    assert load_settings(None, {}, ["models.kinds=[encoder]"]).models.trained == ("encoder",)
