@@ -216,6 +216,8 @@ def _print(report: dict[str, Any], priced: "list[Priced]", measured: "Measured |
     from rich.console import Console
     from rich.table import Table
 
+    from serving.capacity.choice import percent
+
     console = Console()
     about, times = report["trace"], report["times"]
     console.print(
@@ -229,15 +231,16 @@ def _print(report: dict[str, Any], priced: "list[Priced]", measured: "Measured |
             f"{measured.start_s[0]:g} s of CPU, {measured.start_clock_s[0]:g} s by the clock; peak "
             f"{measured.memory_gb:g} GB. The starts above hold what a cluster adds (capacity.pod_start_s)."
         )
-    table = Table("minReplicas", title=f"latency in ms; in time: within {report['objective']['ms']:g} ms")
+    table = Table(title=f"latency in ms; in time: within {report['objective']['ms']:g} ms")
+    table.add_column("replicas >=", no_wrap=True)
     for column in ("p50", "p95", "p99", "in time", "cold", "pods", "hours", f"{currency}/month"):
         table.add_column(column, justify="right", no_wrap=True)
     for one in priced:
         table.add_row(
             str(one.min_replicas),
             *(f"{one.latency_ms.get(name, math.nan):,.1f}" for name in ("p50", "p95", "p99")),
-            f"{100 * one.met:.2f} %",
-            f"{100 * one.cold:.2f} %",
+            percent(one.met),
+            percent(one.cold),
             str(one.most),
             f"{one.replica_hours:,.2f}",
             f"{one.month:,.2f}",
@@ -253,7 +256,7 @@ def _print(report: dict[str, Any], priced: "list[Priced]", measured: "Measured |
         ratios = ", ".join(f"{name} {ratio:g}" for name, ratio in found["ratio"].items())
         console.print(
             f"Against what was observed, minReplicas {minimum}: simulated/observed {ratios}; in time "
-            f"{100 * found['simulated']['met']:.2f} % and {100 * found['observed']['met']:.2f} %; distance of the "
-            f"distributions {found['distance']:g}."
+            f"{percent(found['simulated']['met'])} and {percent(found['observed']['met'])}; distance of the distributions "
+            f"{found['distance']:g}."
         )
     console.print(report["because"])

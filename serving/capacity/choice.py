@@ -12,6 +12,8 @@ from serving.capacity.simulation import Outcome
 
 HOURS_PER_MONTH = 730.0
 QUANTILES = (0.5, 0.9, 0.95, 0.99)
+ALIKE = 0.01
+"""Share of the money by which two settings cost the same: less than a trace is like the next one."""
 
 
 class Prices(Protocol):
@@ -83,31 +85,35 @@ def price(outcome: Outcome, min_replicas: int, objective_ms: float, prices: Pric
 
 
 def cheapest(priced: Sequence[Priced], share: float) -> Priced | None:
-    """The cheapest that answers `share` of the requests in time; of equals the one with more replicas. None: none."""
+    """The cheapest that answers `share` of the requests in time; None: none does. Of those within ALIKE of the least
+    money the one that does so most often."""
     good = [p for p in priced if p.met >= share]
-    return min(good, key=lambda p: (p.money, -p.min_replicas), default=None)
+    if not good:
+        return None
+    least = min(p.money for p in good)
+    return max((p for p in good if p.money <= least * (1 + ALIKE)), key=lambda p: (p.met, -p.money))
 
 
 def sentence(priced: Sequence[Priced], objective_ms: float, share: float, currency: str) -> str:
     """What to take and why, for a person."""
-    promise = f"{_percent(share)} of requests within {objective_ms:g} ms"
+    promise = f"{percent(share)} of requests within {objective_ms:g} ms"
     best = cheapest(priced, share)
     if best is None:
         nearest = max(priced, key=lambda p: (p.met, -p.money))
         return (
             f"None of minReplicas {_listed([str(p.min_replicas) for p in priced])} keeps {promise}; "
-            f"minReplicas {nearest.min_replicas} comes nearest with {_percent(nearest.met)}: raise maxReplicas, give "
+            f"minReplicas {nearest.min_replicas} comes nearest with {percent(nearest.met)}: raise maxReplicas, give "
             "pods more CPU, lower the concurrency target, or promise less."
         )
     said = (
-        f"Take minReplicas {best.min_replicas}: it answers {_percent(best.met)} within {objective_ms:g} ms "
-        f"(promised: {_percent(share)}) for {best.month:,.2f} {currency} a month of such traffic"
+        f"Take minReplicas {best.min_replicas}: it answers {percent(best.met)} within {objective_ms:g} ms "
+        f"(promised: {percent(share)}) for {best.month:,.2f} {currency} a month of such traffic"
     )
     others = [p for p in priced if p is not best]
     failed = [p for p in others if p.met < share]
     dearer = [p for p in others if p.met >= share]
     if failed:
-        said += "; " + _listed([f"{p.min_replicas} reaches only {_percent(p.met)}" for p in failed])
+        said += "; " + _listed([f"{p.min_replicas} reaches only {percent(p.met)}" for p in failed])
     if dearer:
         said += "; " + _listed([f"{p.min_replicas} costs {p.month:,.2f}" for p in dearer])
     return said + "."
@@ -136,8 +142,8 @@ def compare(
     }
 
 
-def _percent(share: float) -> str:
-    """Rounded down, so that 99.99 does not read as 100."""
+def percent(share: float) -> str:
+    """Rounded down to hundredths, so that 99.999 does not read as 100."""
     return f"{math.floor(share * 1e4 + 1e-6) / 100:g} %"
 
 

@@ -43,8 +43,8 @@ def test_the_cheapest_that_keeps_the_promise() -> None:
     assert "nearest with 99.9 %" in sentence(table, 500, 1.0, "USD")
 
 
-def test_of_equal_cost_the_safer() -> None:
-    table = [priced(0, 1.0, 3.0), priced(1, 1.0, 3.0)]
+def test_of_nearly_equal_cost_the_safer() -> None:
+    table = [priced(0, 0.995, 3.0), priced(1, 1.0, 3.01)]
     assert cheapest(table, 0.99) is table[1]
 
 
