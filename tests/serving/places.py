@@ -1,5 +1,6 @@
 """The two places an InferenceService runs in, with one face, so that the same scenarios can be held against both."""
 
+import hashlib
 import json
 import sys
 import threading
@@ -148,7 +149,7 @@ class KServePlace(Place):
         base = ROOT / "manifests" / "base" / "serving"
         cluster.kubectl("apply", "-n", namespace, "-f", str(base / "serviceaccount.yaml"))
         runtime = yaml.safe_load((base / "servingruntime.yaml").read_text())
-        runtime["spec"]["containers"][0]["image"] = STUB_IMAGE
+        runtime["spec"]["containers"][0]["image"] = stub_image()
         cluster.kubectl("apply", "-n", namespace, "-f", "-", given=runtime)
         self.client = httpx.Client(timeout=60)
         self.gateway = cluster.gateway
@@ -169,7 +170,9 @@ class KServePlace(Place):
         return not [pod for pod in pods["items"] if "deletionTimestamp" not in pod["metadata"]]
 
 
-STUB_IMAGE = "hscode/stub:test"
+def stub_image() -> str:
+    """Name of the stub's image; the tag is of its content, since a node keeps an image that it has by name."""
+    return "hscode/stub:" + hashlib.sha256(STUB.read_bytes()).hexdigest()[:12]
 
 
 def build_stub_image(cluster: Any, folder: Path) -> None:
@@ -178,4 +181,4 @@ def build_stub_image(cluster: Any, folder: Path) -> None:
     (folder / "Dockerfile").write_text(
         f'FROM python:3.11-slim\nCOPY {STUB.name} /app/\nUSER 65532:65532\nENTRYPOINT ["python", "/app/{STUB.name}"]\n'
     )
-    cluster.build_image(STUB_IMAGE, folder)
+    cluster.build_image(stub_image(), folder)
