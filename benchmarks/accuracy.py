@@ -1,0 +1,217 @@
+"""Our models against what others would use, on one split, in one run.
+
+    python benchmarks/accuracy.py --data hs-open-corpus.csv.gz --nomenclature hs2022-nomenclature.csv.gz \\
+        [--config config/full.yaml] [--kinds textcnn svc] [--peers knn svc fasttext hmrc] [--encoder FOLDER] \\
+        [--hmrc-encoder FOLDER] [--seeds 17 18 19] [--bundle NAME=FOLDER …] [--parts FOLDER]
+
+All learn from the same training part of the grouped split; figures are shares of the test part's trader-style rows
+(sources of kind given or corrected) with a right answer, as a mean over seeds. `--bundle` adds a model trained before
+on the same parts (checked by its data hash); `--parts` takes a split made before. Milliseconds are of one text on one
+thread, median of 100; the price is that of a million answers by the price table of the settings, CPU only. Nothing here
+is chosen by the test part.
+"""
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+@dataclass
+class Line:
+    """One model's figures; lists have one entry a seed."""
+
+    name: str
+    top1: list[tuple[float, float, float]] = field(default_factory=list)
+    top5: list[float] = field(default_factory=list)
+    answered: list[tuple[float, float, float]] = field(default_factory=list)
+    """Share of rows answered, share answered at four digits or more, share of given answers that are right."""
+    seconds: list[float] = field(default_factory=list)
+    milliseconds: list[float] = field(default_factory=list)
+    size: int = 0
+
+
+def main() -> None:
+    """Train what is asked for, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--nomenclature", type=Path)
+    parser.add_argument("--config", type=Path, default=Path(__file__).parents[1] / "config" / "full.yaml")
+    parser.add_argument("--parts", type=Path, help="folder of a split step")
+    parser.add_argument("--kinds", nargs="*", help="our kinds to train (default: those of the settings)")
+    parser.add_argument("--peers", nargs="*", default=["knn", "svc", "fasttext", "hmrc"])
+    parser.add_argument("--encoder", help="models.encoder.source")
+    parser.add_argument("--hmrc-encoder", help="folder of all-mpnet-base-v2; without it HMRC's network is left out")
+    parser.add_argument("--bundle", nargs="*", default=[], metavar="NAME=FOLDER")
+    parser.add_argument("--seeds", nargs="*", type=int, default=[17])
+    parser.add_argument("--set", nargs="*", default=[], dest="assignments")
+    parser.add_argument("--json", type=Path, help="write the figures here too")
+    arguments = parser.parse_args()
+    os.environ.setdefault("HSCODE_PROGRESS", os.devnull)
+    with tempfile.TemporaryDirectory() as folder:
+        print_table(*measured(arguments, Path(folder)), arguments.json)
+
+
+def measured(arguments: argparse.Namespace, work: Path) -> tuple[list[Line], dict[str, Any], Any]:
+    """All lines, what the figures are of, and the settings."""
+    import polars as pl
+
+    from config.settings import load_settings
+    from models.bundle import Bundle
+    from models.data.ingest import ingest
+    from models.data.split import split
+    from models.text.embedding import train_embedding
+    from models.training import load_materials, train_bundle
+
+    assignments = list(arguments.assignments)
+    if arguments.data:
+        assignments.append(f"data.sources={json.dumps([{'path': str(arguments.data)}])}")
+    if arguments.nomenclature:
+        assignments.append(f"nomenclature.path={arguments.nomenclature}")
+    if arguments.encoder:
+        assignments.append(f"models.encoder.source={arguments.encoder}")
+    settings = load_settings(arguments.config, {}, assignments)
+    parts = arguments.parts
+    if parts is None:
+        parts = work / "parts"
+        ingest(settings, work / "rows")
+        split(work / "rows", settings, parts)
+    frame = pl.read_parquet(parts / "test.parquet").filter(pl.col("label_kind").is_in(["given", "corrected"]))
+    about = json.loads((parts / "split.json").read_text())
+    materials = load_materials("peers", parts, None, settings)
+    about |= {
+        "classes": len(materials.levels.codes[6]),
+        "judged": frame.height,
+        "sources": sorted(set(frame["source"])),
+    }
+    lines = []
+    for name in arguments.peers:
+        if name != "hmrc" or arguments.hmrc_encoder:
+            lines.append(peer(name, materials, frame, arguments))
+            print(f"# {lines[-1].name}: done", flush=True)
+    kinds = settings.models.trained if arguments.kinds is None else tuple(arguments.kinds)
+    if kinds:
+        train_embedding(parts, settings, work / "embedding")
+    own: dict[str, Line] = {}
+    for seed in arguments.seeds if kinds else ():
+        members = {}
+        for kind in kinds:
+            out = work / f"{kind}-{seed}"
+            card = train_bundle(kind, parts, work / "embedding", settings, out, seed=seed, members=members)
+            if kind != "pool":
+                members[kind] = out
+            line = own.setdefault(kind, Line(f"hscode {kind}"))
+            judge_bundle(line, Bundle.load(out), frame, card["training"]["seconds"])
+            print(f"# hscode {kind}, seed {seed}: done", flush=True)
+    for given in arguments.bundle:
+        name, _, path = given.partition("=")
+        bundle = Bundle.load(path)
+        if bundle.card["data_hash"] != about["data_hash"]:
+            raise SystemExit(f"{path}: trained on other rows than {parts}")
+        own[name] = Line(f"hscode {name}")
+        judge_bundle(own[name], bundle, frame, bundle.card["training"]["seconds"])
+    return [*lines, *own.values()], about, settings
+
+
+def peer(name: str, materials: Any, frame: Any, arguments: argparse.Namespace) -> Line:
+    """Fit a peer once and judge it."""
+    from benchmarks.peers.classifiers import PEERS, Task
+
+    rows = materials.train
+    whole = [i for i, code in enumerate(rows.codes) if len(code) == 6 and rows.weights[i] > 0]
+    kept = rows.take(whole)
+    classes = tuple(materials.levels.codes[6])
+    threads = materials.settings.train.threads
+    task = Task(kept.texts, kept.codes, kept.weights, classes, arguments.seeds[0], threads, arguments.hmrc_encoder)
+    title, fit = PEERS[name]
+    began = time.monotonic()
+    fitted = fit(task)
+    line = Line(title, seconds=[time.monotonic() - began], size=fitted.size_bytes)
+    judge(line, fitted.scores(frame["description"].to_list()), classes, frame["hs6"].to_list(), fitted.sums)
+    line.milliseconds.append(latency(lambda text: fitted.scores([text]), frame["description"].to_list()))
+    return line
+
+
+def judge(line: Line, scores: Any, classes: Sequence[str], codes: Sequence[str], sums: bool) -> None:
+    """Add top-1 at two, four and six digits and top-5 at six."""
+    from models.answer import Levels
+
+    levels = Levels(classes)
+    best = scores.argmax(axis=1)
+    right = []
+    for digits in (2, 4, 6):
+        if sums:
+            found = [levels.codes[digits][i] for i in levels.probabilities(scores, digits).argmax(axis=1)]
+        else:
+            found = [classes[i][:digits] for i in best]
+        right.append(float(np.mean([a == code[:digits] for a, code in zip(found, codes, strict=True)])))
+    five = np.argsort(-scores, axis=1, kind="stable")[:, :5]
+    line.top1.append((right[0], right[1], right[2]))
+    line.top5.append(float(np.mean([code in {classes[i] for i in row} for row, code in zip(five, codes, strict=True)])))
+
+
+def judge_bundle(line: Line, bundle: Any, frame: Any, seconds: float) -> None:
+    """Add a bundle's figures, those of its answer policy included."""
+    from models.answer import decide
+
+    texts, codes = frame["description"].to_list(), frame["hs6"].to_list()
+    p = bundle.probabilities(texts)
+    coded = [i for i in range(len(bundle.classes)) if i != bundle.vague]
+    judge(line, p[:, coded], [bundle.classes[i] for i in coded], codes, sums=True)
+    decisions = decide(bundle.levels, p, bundle.thresholds, 6, bundle.informative(texts))
+    given = decisions.codes(bundle.levels)
+    right = [code.startswith(answer) for answer, code in zip(given, codes, strict=True) if answer]
+    line.answered.append(
+        (len(right) / len(codes), float(np.mean(decisions.digits >= 4)), float(np.mean(right)) if right else 0.0)
+    )
+    line.seconds.append(seconds)
+    line.milliseconds.append(latency(lambda text: bundle.answer([text]), texts))
+    line.size = sum(file.stat().st_size for file in bundle.folder.rglob("*") if file.is_file())
+
+
+def latency(answer: Callable[[str], Any], texts: Sequence[str], rows: int = 100) -> float:
+    """Median milliseconds of one text."""
+    spent = []
+    for text in texts[: rows + 5]:
+        start = time.perf_counter()
+        answer(text)
+        spent.append((time.perf_counter() - start) * 1000)
+    return float(np.median(spent[5:] or spent))
+
+
+def print_table(lines: Sequence[Line], about: dict[str, Any], settings: Any, out: Path | None) -> None:
+    """The table, with what its figures are of next to each."""
+    of = (
+        f"{about['classes']:,} classes of 6 digits; grouped split, seed {about['seed']}, "
+        f"{about['rows']['train']:,}/{about['rows']['valid']:,}/{about['rows']['test']:,} rows; "
+        f"judged on {about['judged']:,} trader-style test rows ({', '.join(about['sources'])})"
+    )
+    half = 100 * 1.96 * 0.5 / np.sqrt(max(1, about["judged"]))
+    print(f"{of}\n95 % intervals of the shares: at most ±{half:.1f} points\n")
+    head = ("model", "seeds", "HS2", "HS4", "HS6", "top-5", "answered", "≥4 digits", "right", "train s", "ms", "MB")
+    price = f"{settings.cost.currency}/M"
+    print(f"{head[0]:34}" + "".join(f"{title:>10}" for title in (*head[1:], price)))
+    records = []
+    for line in lines:
+        shares = [*np.mean(line.top1, axis=0), float(np.mean(line.top5))]
+        answered = list(np.mean(line.answered, axis=0)) if line.answered else [None] * 3
+        milliseconds = float(np.mean(line.milliseconds))
+        million = milliseconds / 1000 * 1e6 / 3600 * settings.cost.cpu_hour
+        cells = [f"{len(line.top1):>10}"]
+        cells += [f"{'-' if value is None else f'{100 * value:.1f}':>10}" for value in (*shares, *answered)]
+        cells += [f"{np.mean(line.seconds):>10.0f}", f"{milliseconds:>10.2f}", f"{line.size / 1e6:>10.1f}"]
+        print(f"{line.name:34}" + "".join(cells) + f"{million:>10.3f}")
+        records.append({**vars(line), "price_per_million": million, "of": of})
+    if out is not None:
+        out.write_text(json.dumps(records, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
