@@ -84,6 +84,8 @@ class Registry:
         if self._client is None:
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
             os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+            # MLflow would report its use to its makers, and hold up the end of a process without a network by 9 s.
+            os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
             import logging
 
             from mlflow import MlflowClient
