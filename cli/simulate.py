@@ -213,6 +213,7 @@ def _positive(value: float | None, option: str, usual: float) -> float:
 
 
 def _print(report: dict[str, Any], priced: "list[Priced]", measured: "Measured | None", currency: str) -> None:
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
@@ -231,9 +232,8 @@ def _print(report: dict[str, Any], priced: "list[Priced]", measured: "Measured |
             f"{measured.start_s[0]:g} s of CPU, {measured.start_clock_s[0]:g} s by the clock; peak "
             f"{measured.memory_gb:g} GB. The starts above hold what a cluster adds (capacity.pod_start_s)."
         )
-    table = Table(title=f"latency in ms; in time: within {report['objective']['ms']:g} ms")
-    table.add_column("replicas >=", no_wrap=True)
-    for column in ("p50", "p95", "p99", "in time", "cold", "pods", "hours", f"{currency}/month"):
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1))
+    for column in ("minReplicas", "p50", "p95", "p99 ms", "in time", "cold", "pods", "hours", f"{currency}/month"):
         table.add_column(column, justify="right", no_wrap=True)
     for one in priced:
         table.add_row(
@@ -247,7 +247,8 @@ def _print(report: dict[str, Any], priced: "list[Priced]", measured: "Measured |
         )
     console.print(table)
     console.print(
-        "cold: found no pod ready; pods: most at once; hours: of all replicas, starting and draining included."
+        f"in time: within {report['objective']['ms']:g} ms; cold: found no pod ready; pods: most at once; hours: of all "
+        "pods, starting and draining ones too."
     )
     for one in priced:
         if one.refused:
@@ -256,7 +257,7 @@ def _print(report: dict[str, Any], priced: "list[Priced]", measured: "Measured |
         ratios = ", ".join(f"{name} {ratio:g}" for name, ratio in found["ratio"].items())
         console.print(
             f"Against what was observed, minReplicas {minimum}: simulated/observed {ratios}; in time "
-            f"{percent(found['simulated']['met'])} and {percent(found['observed']['met'])}; distance of the distributions "
-            f"{found['distance']:g}."
+            f"{percent(found['simulated']['met'])} and {percent(found['observed']['met'])}; distance of the "
+            f"distributions {found['distance']:g}."
         )
     console.print(report["because"])

@@ -100,10 +100,13 @@ def sentence(priced: Sequence[Priced], objective_ms: float, share: float, curren
     best = cheapest(priced, share)
     if best is None:
         nearest = max(priced, key=lambda p: (p.met, -p.money))
+        todo = "raise maxReplicas, give pods more CPU, lower the concurrency target, or promise less"
+        if nearest.cold > (1 - nearest.met) / 2:
+            todo = "most of the late ones found no pod ready: try more minReplicas"
+        numbers = _listed([str(p.min_replicas) for p in priced])
         return (
-            f"None of minReplicas {_listed([str(p.min_replicas) for p in priced])} keeps {promise}; "
-            f"minReplicas {nearest.min_replicas} comes nearest with {percent(nearest.met)}: raise maxReplicas, give "
-            "pods more CPU, lower the concurrency target, or promise less."
+            f"No setting tried (minReplicas {numbers}) keeps {promise}; {nearest.min_replicas} comes nearest with "
+            + (f"{percent(nearest.met)}: {todo}.")
         )
     said = (
         f"Take minReplicas {best.min_replicas}: it answers {percent(best.met)} within {objective_ms:g} ms "

@@ -40,7 +40,7 @@ def test_the_cheapest_that_keeps_the_promise() -> None:
     )
     assert "0 reaches only 95 %" in said
     assert "2 costs 4,380.00" in said
-    assert "nearest with 99.9 %" in sentence(table, 500, 1.0, "USD")
+    assert "2 comes nearest with 99.9 %: raise maxReplicas" in sentence(table, 500, 1.0, "USD")
 
 
 def test_of_nearly_equal_cost_the_safer() -> None:
