@@ -232,8 +232,8 @@ def _print(report: dict[str, Any], priced: "list[Priced]", measured: "Measured |
             f"{measured.start_s[0]:g} s of CPU, {measured.start_clock_s[0]:g} s by the clock; peak "
             f"{measured.memory_gb:g} GB. The starts above hold what a cluster adds (capacity.pod_start_s)."
         )
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1))
-    for column in ("minReplicas", "p50", "p95", "p99 ms", "in time", "cold", "pods", "hours", f"{currency}/month"):
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False, collapse_padding=True)
+    for column in ("min", "p50", "p95", "p99 ms", "in time", "cold", "pods", "hours", f"{currency}/month"):
         table.add_column(column, justify="right", no_wrap=True)
     for one in priced:
         table.add_row(
@@ -247,8 +247,8 @@ def _print(report: dict[str, Any], priced: "list[Priced]", measured: "Measured |
         )
     console.print(table)
     console.print(
-        f"in time: within {report['objective']['ms']:g} ms; cold: found no pod ready; pods: most at once; hours: of all "
-        "pods, starting and draining ones too."
+        f"min: minReplicas; in time: within {report['objective']['ms']:g} ms; cold: found no pod ready; pods: most at "
+        "once; hours: of all pods, starting and draining ones too."
     )
     for one in priced:
         if one.refused:
