@@ -466,7 +466,7 @@ class Canary(Section):
 
 
 class Knative(Section):
-    """Knative's autoscaler: annotations and ConfigMap config-autoscaler, with the defaults of Knative Serving 1.21."""
+    """Knative's autoscaler: annotations and ConfigMap config-autoscaler, with their published defaults."""
 
     target: float = Field(8.0, gt=0)
     """Requests in flight a pod that it aims at, before utilisation: `scaleTarget` of our manifest."""

@@ -1,8 +1,9 @@
 """Knative's autoscaler (KPA) as a pure state machine on seconds: what it sees, and how many replicas it wants.
 
-After Knative Serving 1.21: `pkg/autoscaler/scaling/autoscaler.go` (windows, panic, rates, delay, burst capacity),
-`pkg/autoscaler/aggregation/bucketing.go` (averages), `pkg/reconciler/autoscaling/kpa/scaler.go` and `kpa.go` (bounds,
-active and inactive, the way to zero). In words: https://knative.dev/docs/serving/autoscaling/kpa-specific/.
+After Knative Serving's source (docs/capacity.md says what was read): `pkg/autoscaler/scaling/autoscaler.go` (windows,
+panic, rates, delay, burst capacity), `pkg/autoscaler/aggregation/bucketing.go` (averages),
+`pkg/reconciler/autoscaling/kpa/scaler.go` and `kpa.go` (bounds, active and inactive, the way to zero). In words:
+https://knative.dev/docs/serving/autoscaling/kpa-specific/.
 """
 
 import math
