@@ -222,16 +222,98 @@ def test_a_killed_revision_loses_no_accepted_request(tmp_path: Path) -> None:
         with ThreadPoolExecutor(8) as askers:
             for _ in range(8):
                 askers.submit(ask)
-            for name in (*pids, *pids):
-                before = counts["answered"]
-                until("requests under way", lambda before=before: counts["answered"] > before + 20, 60, every=0.01)
-                pid = until("the process", lambda name=name: process_of(deployer, name), 60, every=0.01)
-                os.kill(pid, signal.SIGKILL)
-                until("another process", lambda name=name, pid=pid: process_of(deployer, name) not in (None, pid), 60)
-            done.set()
+            try:
+                for name in (*pids, *pids):
+                    before = counts["answered"]
+                    until("requests under way", lambda before=before: counts["answered"] > before + 20, 60, every=0.01)
+                    pid = until("the process", lambda name=name: process_of(deployer, name), 60, every=0.01)
+                    os.kill(pid, signal.SIGKILL)
+                    until(
+                        "another process", lambda name=name, pid=pid: process_of(deployer, name) not in (None, pid), 60
+                    )
+            finally:
+                done.set()
         assert failures == []
         assert counts["asked"] == counts["answered"]
         assert deployer.status("hscode").settled
+
+
+def test_a_killed_revision_loses_no_grpc_call(tmp_path: Path) -> None:
+    import grpc
+    from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
+    from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as pb_grpc
+
+    deployer = deployed(tmp_path / "home", write_tiny_bundle(tmp_path / "bundle"))
+    request = pb.ModelInferRequest(model_name="hscode")
+    request.inputs.add(name="description", datatype="BYTES", shape=[1]).contents.bytes_contents.append(b"horse")
+    counts, failures, done = {"asked": 0, "answered": 0}, [], threading.Event()
+    with LocalHost(tmp_path / "home", grpc_port=0) as host, ThreadPoolExecutor(4) as askers:
+
+        def ask() -> None:
+            with grpc.insecure_channel(f"127.0.0.1:{host.grpc_port}") as channel:
+                stub = pb_grpc.GRPCInferenceServiceStub(channel)
+                while not done.is_set():
+                    counts["asked"] += 1
+                    try:
+                        stub.ModelInfer(request, timeout=60)
+                        counts["answered"] += 1
+                    except grpc.RpcError as error:
+                        failures.append(str(error))
+
+        for _ in range(4):
+            askers.submit(ask)
+        revision = deployer.status("hscode").latest_ready
+        try:
+            for _ in range(2):
+                before = counts["answered"]
+                until("calls under way", lambda before=before: counts["answered"] > before + 20, 60, every=0.01)
+                pid = until("the process", lambda: process_of(deployer, revision), 60, every=0.01)
+                os.kill(pid, signal.SIGKILL)
+                until("another process", lambda pid=pid: process_of(deployer, revision) not in (None, pid), 60)
+        finally:
+            done.set()
+    assert failures == []
+    assert counts["asked"] == counts["answered"]
+
+
+def test_a_killed_host_loses_what_it_held_and_nothing_after(tmp_path: Path) -> None:
+    """kill -9 of the host under load: at most the requests in its hands are lost; the next host answers the rest."""
+    home = tmp_path / "home"
+    deployed(home, write_tiny_bundle(tmp_path / "bundle"))
+    clients = 6
+    counts, done = {"answered": 0, "lost": 0, "wrong": 0}, threading.Event()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def ask() -> None:
+        with httpx.Client(timeout=60) as client:
+            while not done.is_set():
+                try:
+                    url = f"http://127.0.0.1:{port}/v1/models/hscode:predict"
+                    status = client.post(url, json={"instances": ["horse"]}).status_code
+                    counts["answered" if status == 200 else "wrong"] += 1
+                except httpx.ConnectError:
+                    done.wait(0.05)  # nobody accepted it
+                except httpx.HTTPError:
+                    counts["lost"] += 1
+
+    with ThreadPoolExecutor(clients) as askers:
+        try:
+            with host_process(home, "--port", str(port)) as host:
+                for _ in range(clients):
+                    askers.submit(ask)
+                until("requests under way", lambda: counts["answered"] > 50, 60, every=0.01)
+                host.kill()
+                host.wait()
+            before = counts["answered"]
+            with host_process(home, "--port", str(port)):
+                until("answers of the next host", lambda: counts["answered"] > before + 50, 60, every=0.01)
+                done.set()
+        finally:
+            done.set()
+    assert counts["wrong"] == 0
+    assert counts["lost"] <= clients
 
 
 def test_a_killed_host_is_restored_as_it_was(tmp_path: Path) -> None:
