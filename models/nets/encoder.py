@@ -12,7 +12,7 @@ import json
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -47,7 +47,7 @@ class Directions(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
-        return cast(Tensor, self.log_scale.exp() * functional.linear(self.drop(x), self.weight))
+        return self.log_scale.exp() * functional.linear(self.drop(x), self.weight)
 
 
 class EncoderNet:
@@ -156,9 +156,10 @@ class EncoderNet:
         )
         with torch.no_grad():
             scale = float(head.log_scale.exp())
-            directions = scale * head.weight.numpy()
-        factor = self._drawn_back(directions, scale * legal, valid)
-        directions = directions + factor * scale * legal
+            directions = (scale * head.weight).numpy()
+        legal = (scale * legal).astype(np.float32)
+        factor = self._drawn_back(directions, legal, valid)
+        directions = (directions + factor * legal).astype(np.float32)
         self.scale = np.maximum(np.abs(directions).max(axis=1) / 127, 1e-12).astype(np.float32)
         self.weight = np.rint(directions / self.scale[:, None]).astype(np.int8)
         final = mean_accuracy(materials, self._scores(valid), materials.valid.codes)
