@@ -1,9 +1,12 @@
 """Throughput and latency of the predictor, beside other servers with the same model on the same cores.
 
-    python -m benchmarks.serving [--bundle FOLDER] [--seconds 4] [--rounds 3] [--only NAME ...] [--json FILE]
+    python -m benchmarks.serving [--bundle FOLDER] [--seconds 3] [--rounds 3] [--only NAME ...] [--json FILE]
 
 Load comes from `wrk` (Debian: apt-get install wrk) over loopback with 1, 8 and 64 connections, 1 and 32 descriptions a
-request, hardly one twice. Servers run one after the other, in `--rounds` rounds, and the median of the rounds counts.
+request, hardly one twice. All servers are up all the time; each setting is measured on one after the other, in
+`--rounds` rounds with the order turned. Medians count, and ratios are medians of the ratios within a round, so that what
+else runs on the machine hits all alike. CPU is user and system time of the server's processes for a request: it is
+hardly touched by what else runs.
 
 - *bare*: no server; `session.run` on arrays made before, and Bundle.answer, in a loop: the limit
 - *hscode*: ours, one process, as it is deployed
@@ -28,7 +31,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from socket import socket
 from typing import Any
@@ -117,17 +120,32 @@ def load(url: str, clients: int, bodies: Path, seconds: float) -> dict[str, Any]
     return result
 
 
-def peak_memory(group: int) -> float:
+def processes(session: int) -> Iterator[Path]:
+    """/proc folders of a session's processes."""
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            if entry.name.isdigit() and os.getsid(int(entry.name)) == session:
+                yield entry
+
+
+def peak_memory(session: int) -> float:
     """MiB: the highest resident sizes of the processes of a session, summed."""
     total = 0.0
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and os.getsid(int(entry.name)) == group:
-                lines = (entry / "status").read_text().splitlines()
-                total += next(int(row.split()[1]) for row in lines if row.startswith("VmHWM")) / 1024
-        except (OSError, StopIteration):
-            continue
+    for entry in processes(session):
+        with suppress(OSError, StopIteration):
+            lines = (entry / "status").read_text().splitlines()
+            total += next(int(row.split()[1]) for row in lines if row.startswith("VmHWM")) / 1024
     return total
+
+
+def cpu_seconds(session: int) -> float:
+    """User and system time so far of the processes of a session."""
+    ticks = 0
+    for entry in processes(session):
+        with suppress(OSError):
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def bare(bundle: Path, asked: Sequence[str], batch: int, seconds: float) -> dict[str, dict[str, float]]:
@@ -142,13 +160,15 @@ def bare(bundle: Path, asked: Sequence[str], batch: int, seconds: float) -> dict
                        ("answer", lambda i: loaded.answer(groups[i % len(groups)]))):  # fmt: skip
         work(0)
         took: list[float] = []
+        spent = time.process_time()
         ends = time.perf_counter() + seconds
         while (before := time.perf_counter()) < ends:
             work(len(took))
             took.append(time.perf_counter() - before)
+        spent = (time.process_time() - spent) * 1e3 / len(took)
         took.sort()
         at = {p: took[min(len(took) - 1, int(len(took) * p / 100))] * 1e3 for p in (50, 95, 99)}
-        out[name] = {"rate": len(took) / sum(took), "p50": at[50], "p95": at[95], "p99": at[99]}
+        out[name] = {"rate": len(took) / sum(took), "p50": at[50], "p95": at[95], "p99": at[99], "cpu": spent}
     return out
 
 
@@ -156,7 +176,7 @@ def main() -> None:
     """Measure, print tables and ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path)
-    parser.add_argument("--seconds", type=float, default=4)
+    parser.add_argument("--seconds", type=float, default=3)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="*", choices=SERVERS, default=list(SERVERS))
     parser.add_argument("--json", type=Path)
@@ -180,34 +200,46 @@ def main() -> None:
 def measure(
     names: Sequence[str], bundle: Path, work: Path, asked: Sequence[str], seconds: float, rounds: int
 ) -> dict[str, Any]:
-    """{server: {"BATCHxCLIENTS": medians over the rounds}}, and "bare" by batch."""
-    seen: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for number in range(rounds):
+    """{server: {"BATCHxCLIENTS": one result a round}}, and "bare" by batch."""
+    seen: dict[str, dict[str, list[dict[str, Any]]]] = {name: {} for name in ("bare", *names)}
+    for name in names:
         for batch in BATCHES:
-            for name, value in bare(bundle, asked, batch, seconds / 2).items():
-                seen.setdefault("bare", {}).setdefault(f"{batch} {name}", []).append(value)
-        for name in names:
-            sys.stderr.write(f"round {number + 1} of {rounds}: {name}\n")
-            with running(name, bundle, work) as (url, pid):
-                if number == 0 and name != "echo":
-                    check(name, url, bundle, asked[:32])
-                for batch in BATCHES:
-                    bodies = work / f"{name}-{batch}"
-                    if not bodies.exists():
-                        groups = [asked[i : i + batch] for i in range(0, len(asked) - batch, batch)]
-                        bodies.write_text("".join(body(name, group) + "\n" for group in groups))
-                    load(url, 8, bodies, 1)
-                    for clients in CLIENTS:
-                        result = load(url, clients, bodies, seconds)
-                        result["rate"] = (result["requests"] - result["refused"]) / result["seconds"]
-                        seen.setdefault(name, {}).setdefault(f"{batch}x{clients}", []).append(result)
-                seen[name].setdefault("memory", []).append({"MiB": peak_memory(pid)})
-    return {
-        name: {
-            setting: {key: statistics.median(r[key] for r in many) for key in many[0]} for setting, many in each.items()
-        }
-        for name, each in seen.items()
-    }
+            groups = [asked[i : i + batch] for i in range(0, len(asked) - batch, batch)]
+            (work / f"{name}-{batch}").write_text("".join(body(name, group) + "\n" for group in groups))
+    with ExitStack() as stack:
+        servers = {name: stack.enter_context(running(name, bundle, work)) for name in names}
+        for name, (url, _) in servers.items():
+            if name != "echo":
+                check(name, url, bundle, asked[:32])
+            load(url, 8, work / f"{name}-1", 1)
+        for number in range(rounds):
+            for batch in BATCHES:
+                for name, value in bare(bundle, asked, batch, seconds / 2).items():
+                    seen["bare"].setdefault(f"{batch} {name}", []).append(value)
+                for clients in CLIENTS:
+                    sys.stderr.write(f"round {number + 1} of {rounds}: {batch} a request, {clients} clients\n")
+                    at = number % len(names)
+                    for name in (*names[at:], *names[:at]):
+                        url, pid = servers[name]
+                        before = cpu_seconds(pid)
+                        result = load(url, clients, work / f"{name}-{batch}", seconds)
+                        answered = max(1, result["requests"] - result["refused"])
+                        result["rate"] = answered / result["seconds"]
+                        result["cpu"] = (cpu_seconds(pid) - before) * 1e3 / answered
+                        seen[name].setdefault(f"{batch}x{clients}", []).append(result)
+        for name, (_, pid) in servers.items():
+            seen[name]["memory"] = [{"MiB": peak_memory(pid)}]
+    return seen
+
+
+def median(many: Sequence[Mapping[str, float]], key: str) -> float:
+    """Of one figure over the rounds."""
+    return statistics.median(one[key] for one in many)
+
+
+def ratio(ours: Sequence[Mapping[str, float]], theirs: Sequence[Mapping[str, float]], key: str) -> float:
+    """Median of the ratios within a round."""
+    return statistics.median(a[key] / b[key] for a, b in zip(ours, theirs, strict=True))
 
 
 def check(name: str, url: str, bundle: Path, asked: Sequence[str]) -> None:
@@ -222,41 +254,45 @@ def check(name: str, url: str, bundle: Path, asked: Sequence[str]) -> None:
 
 def show(results: Mapping[str, Any], names: Sequence[str]) -> None:
     """Tables, then the ratios that are aimed at."""
-    print(f"{'bare loop':<28}{'calls/s':>10}{'p50 ms':>9}{'p95 ms':>9}{'p99 ms':>9}")
-    for setting, r in results["bare"].items():
-        print(f"{setting:<28}{r['rate']:10.0f}{r['p50']:9.2f}{r['p95']:9.2f}{r['p99']:9.2f}")
+    print(f"{'bare loop':<28}{'calls/s':>10}{'p50 ms':>9}{'p95 ms':>9}{'p99 ms':>9}{'CPU ms':>9}")
+    for setting, many in results["bare"].items():
+        figures = "".join(f"{median(many, key):9.2f}" for key in ("p50", "p95", "p99", "cpu"))
+        print(f"{setting:<28}{median(many, 'rate'):10.0f}{figures}")
     for batch in BATCHES:
         for clients in CLIENTS:
             print(f"\n{batch} a request, {clients} clients:")
-            heads = ("requests/s", "rows/s", "p50 ms", "p95 ms", "p99 ms", "p99/p50", "lost")
+            heads = ("requests/s", "rows/s", "p50 ms", "p95 ms", "p99 ms", "CPU ms", "lost")
             print(f"{'':<16}" + "".join(f"{head:>11}" for head in heads))
             for name in names:
-                r = results[name][f"{batch}x{clients}"]
-                lost = int(r["refused"] + r["failed"])
-                figures = (
-                    f"{r['rate']:.0f}",
-                    f"{r['rate'] * batch:.0f}",
-                    *(f"{r[p]:.2f}" for p in ("p50", "p95", "p99")),
-                )
-                print(f"{name:<16}" + "".join(f"{f:>11}" for f in (*figures, f"{r['p99'] / r['p50']:.2f}", lost)))
-    print("\npeak memory, MiB: " + ", ".join(f"{n} {results[n]['memory']['MiB']:.0f}" for n in names))
-    if "hscode" not in names:
-        return
-    ours = results["hscode"]
-    print("\nratios")
+                many = results[name][f"{batch}x{clients}"]
+                rate = median(many, "rate")
+                lost = sum(int(one["refused"] + one["failed"]) for one in many)
+                times = (f"{median(many, key):.2f}" for key in ("p50", "p95", "p99", "cpu"))
+                figures = (f"{rate:.0f}", f"{rate * batch:.0f}", *times, lost)
+                print(f"{name:<16}" + "".join(f"{f:>11}" for f in figures))
+    print("\npeak memory, MiB: " + ", ".join(f"{n} {results[n]['memory'][0]['MiB']:.0f}" for n in names))
+    if "hscode" in names:
+        show_ratios(results, names)
+
+
+def show_ratios(results: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Ours against each."""
+    ours = {setting: many for setting, many in results["hscode"].items() if setting != "memory"}
+    print("\nratios (settings are BATCHxCLIENTS)")
     if "echo" in names:
-        over = ours["1x1"]["p50"] - results["bare"]["1 answer"]["p50"]
-        echo = results["echo"]["1x1"]["p50"]
-        print(
-            f"overhead over the bare model {over:.2f} ms / KServe echo {echo:.2f} ms = {over / echo:.2f} (aim <= 1.5)"
-        )
+        alone, echo = ours["1x1"], results["echo"]["1x1"]
+        for key, word in (("p50", "latency"), ("cpu", "CPU")):
+            each = [
+                (a[key] - b[key]) / e[key] for a, b, e in zip(alone, results["bare"]["1 answer"], echo, strict=True)
+            ]
+            print(f"overhead over the bare model / KServe echo, {word}: {statistics.median(each):.2f} (aim <= 1.5)")
     for name in names:
         if name in PEERS:
-            each = {s: ours[s]["rate"] / results[name][s]["rate"] for s in ours if s != "memory"}
-            print(f"throughput / {name:<15}" + "  ".join(f"{s} {v:.1f}" for s, v in each.items()))
-    tails = {s: r["p99"] / r["p50"] for s, r in ours.items() if s != "memory"}
-    print("p99 / p50 of ours    " + "  ".join(f"{s} {v:.1f}" for s, v in tails.items()) + "  (aim < 3)")
-    print("(settings are BATCHxCLIENTS)")
+            for key, word, turned in (("rate", "throughput", 1), ("cpu", "CPU, theirs/ours", -1)):
+                each = {s: ratio(many, results[name][s], key) ** turned for s, many in ours.items()}
+                print(f"{word + ' / ' + name:<34}" + "  ".join(f"{s} {value:.1f}" for s, value in each.items()))
+    tails = {s: statistics.median(one["p99"] / one["p50"] for one in many) for s, many in ours.items()}
+    print(f"{'p99 / p50 of ours (aim < 3)':<34}" + "  ".join(f"{s} {value:.1f}" for s, value in tails.items()))
 
 
 if __name__ == "__main__":
