@@ -55,7 +55,7 @@ def generate(rows: int, path: Path, pairs: Path) -> None:
             elif pick >= 0.7:
                 kind = KINDS[i % len(KINDS)]
                 other = vary(text, kind, dice, words)
-                if i % max(1, rows // 20_000) == 0 and other != text:
+                if i // len(KINDS) % max(1, rows // 20_000) == 0 and other != text:
                     planted.write(json.dumps([kind, text, other]) + "\n")
                 text = other
             code = codes[hash_of(text) % CODES]

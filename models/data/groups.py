@@ -8,9 +8,9 @@ Two descriptions are near-duplicates when
 A group is what such pairs connect.
 
 1 to 3 are exact and need no comparison of rows: hashes of sets are grouped. Misspellings are found between words, of
-which there are far fewer than rows. 4 finds its candidates by MinHash and banding (a pair at the threshold meets in a
-band with a chance of 0.99 or more) and then counts the words that both share. Everything is done on arrays; see
-docs/decisions/0001-near-duplicates.md for what was weighed and measured.
+which there are far fewer than rows. 4 is exact for short sets, where it means one word more; for longer ones it finds
+candidates by MinHash and banding (a pair at the threshold meets in a band with a chance of 0.99 or more) and then
+counts the words that both share. All is done on arrays; docs/decisions/0001-near-duplicates.md says what was weighed.
 """
 
 import math
@@ -42,6 +42,8 @@ RARE = 20
 """A word in more rows than this is a word, not a misspelling, unless another one is `DOMINANT` times as frequent."""
 DOMINANT = 200
 """How much more frequent a word must be than a frequent misspelling of it."""
+NEIGHBOURS = (1, 2, 3, 4)
+"""How far apart in a band, sorted, two texts may be and still be compared."""
 FOUND = 0.99
 """Chance with which a pair of texts at the threshold becomes a candidate."""
 
@@ -115,8 +117,14 @@ class Grouper:
         sets = sets.mapped(spelling.settled)
         plain = sets.hashes(word_hash)
         union.equal(np.where(nonempty, plain, np.arange(len(plain), dtype=np.uint64)))
-        _join_misspelt(union, sets, plain, word_hash, spelling)
-        _join_similar(union, sets, plain, word_hash, self._similarity)
+        known = _Known(plain)
+        _join_misspelt(union, sets, known, word_hash, spelling)
+        if self._similarity < 1:
+            # k of k + 1 words is the most that unequal sets share; two words apart it is k of k + 2.
+            one_apart = max(1, math.ceil(self._similarity / (1 - self._similarity) - 1e-9))
+            two_apart = max(2, math.ceil(2 * self._similarity / (1 - self._similarity) - 1e-9))
+            _join_without_one(union, sets, known, word_hash, one_apart + 1, two_apart + 1)
+            _join_similar(union, sets, plain, word_hash, self._similarity, two_apart)
         return union.firsts()
 
 
@@ -360,22 +368,34 @@ def _reduce(how: np.ufunc, values: Hashes, sets: _Sets, start: int, stop: int, r
         result[start + filled] = how.reduceat(values, sets.begins[start:stop][filled] - sets.begins[start])
 
 
-def _join_misspelt(union: "_Union", sets: _Sets, plain: Hashes, word_hash: Hashes, spelling: _Spelling) -> None:
+class _Known:
+    """Rows by the hash of their set."""
+
+    def __init__(self, hashes: Hashes) -> None:
+        self.hashes = hashes
+        self._order = np.argsort(hashes, kind="stable")
+        self._sorted = hashes[self._order]
+
+    def join(self, union: "_Union", rows: Ints, hashes: Hashes) -> None:
+        """Join each of `rows` with the row, if there is one, whose set has the hash beside it."""
+        # Looked up in their order, neighbours are found in the same lines of memory.
+        order = np.argsort(hashes)
+        rows, hashes = rows[order], hashes[order]
+        place = np.minimum(np.searchsorted(self._sorted, hashes), len(self._sorted) - 1)
+        found = self._sorted[place] == hashes
+        union.join(rows[found], self._order[place[found]])
+
+
+def _join_misspelt(union: "_Union", sets: _Sets, known: _Known, word_hash: Hashes, spelling: _Spelling) -> None:
     """Join rows that are equal once one word, or every word that may be misspelt, is replaced by one near it."""
     if not len(spelling.rare):
         return
-    order = np.argsort(plain, kind="stable")
-    known = plain[order]
+    plain = known.hashes
     begins = np.searchsorted(spelling.rare, np.arange(len(word_hash) + 1))
     neighbours = np.diff(begins)
     best = np.zeros(len(word_hash), dtype=np.uint64)
     has = neighbours > 0
     best[has] = word_hash[spelling.common[begins[:-1][has]]] - word_hash[has]
-
-    def meet(rows: Ints, hashes: Hashes) -> None:
-        place = np.minimum(np.searchsorted(known, hashes), len(known) - 1)
-        found = known[place] == hashes
-        union.join(rows[found], order[place[found]])
 
     every = np.zeros(len(plain), dtype=np.uint64)
     for start, stop in sets.pieces():
@@ -390,19 +410,27 @@ def _join_misspelt(union: "_Union", sets: _Sets, plain: Hashes, word_hash: Hashe
         count = neighbours[words[at]]
         common = spelling.common[_ranges(begins[words[at]], count)]
         rows = np.repeat(row[at], count)
-        meet(rows, plain[rows] - np.repeat(word_hash[words[at]], count) + word_hash[common])
+        known.join(union, rows, plain[rows] - np.repeat(word_hash[words[at]], count) + word_hash[common])
     changed = np.flatnonzero((every != 0) & (sets.size > 1))
     corrected = plain[changed] + every[changed]
-    meet(changed, corrected)
+    known.join(union, changed, corrected)
     union.equal(corrected, changed)
 
 
-def _join_similar(union: "_Union", sets: _Sets, plain: Hashes, word_hash: Hashes, similarity: float) -> None:
-    """Join rows whose sets reach the Jaccard `similarity` without being equal."""
-    if similarity >= 1:
-        return
-    # k of k + 1 words is the most that unequal sets can share.
-    fewest = max(1, math.ceil(similarity / (1 - similarity) - 1e-9))
+def _join_without_one(union: "_Union", sets: _Sets, known: _Known, word_hash: Hashes, fewest: int, most: int) -> None:
+    """Join rows of `fewest` to `most` words with those that have all of them but one."""
+    wanted = (sets.size >= fewest) & (sets.size <= most)
+    for start, stop in sets.pieces():
+        row = np.repeat(np.arange(start, stop), sets.size[start:stop])
+        at = np.flatnonzero(wanted[row])
+        words = sets.words[sets.begins[start] : sets.begins[stop]][at]
+        known.join(union, row[at], known.hashes[row[at]] - word_hash[words])
+
+
+def _join_similar(
+    union: "_Union", sets: _Sets, plain: Hashes, word_hash: Hashes, similarity: float, fewest: int
+) -> None:
+    """Join rows of `fewest` words or more whose sets reach the Jaccard `similarity`."""
     _, first = np.unique(plain, return_index=True)
     rows = np.sort(first[sets.size[first] >= fewest])
     if len(rows) < 2:
@@ -413,20 +441,29 @@ def _join_similar(union: "_Union", sets: _Sets, plain: Hashes, word_hash: Hashes
     for start, stop in chosen.pieces():
         words = chosen.words[chosen.begins[start] : chosen.begins[stop]]
         _reduce(np.bitwise_or, bit[words], chosen, start, stop, sketch)
+    least = np.zeros(len(rows), dtype=np.uint64)
+
+    def smallest(factor: np.uint64) -> Hashes:
+        """The smallest hash of each row's words."""
+        turned = _mix(word_hash * factor)
+        for start, stop in chosen.pieces():
+            words = chosen.words[chosen.begins[start] : chosen.begins[stop]]
+            _reduce(np.minimum, turned[words], chosen, start, stop, least)
+        return least
+
     bands, width = _banding(similarity)
-    factors = _numbers(bands * width, _SEED + 1).reshape(bands, width)
+    factors = _numbers(bands * (width + 2), _SEED + 1).reshape(bands, width + 2)
     for band in range(bands):
         key = np.zeros(len(rows), dtype=np.uint64)
-        least = np.zeros(len(rows), dtype=np.uint64)
-        for factor in factors[band]:
-            turned = _mix(word_hash * factor)
-            for start, stop in chosen.pieces():
-                words = chosen.words[chosen.begins[start] : chosen.begins[stop]]
-                _reduce(np.minimum, turned[words], chosen, start, stop, least)
-            key = _mix(key + least)
+        for factor in factors[band, :width]:
+            key = _mix(key + smallest(factor))
+        # 40 bits make the band; 24 bits of further hashes put the most alike of a band next to each other.
+        key &= ~np.uint64(0xFFFFFF)
+        for factor, shift in zip(factors[band, width:], (12, 0), strict=True):
+            key |= (_mix(smallest(factor)) >> np.uint64(52)) << np.uint64(shift)
         order = np.argsort(key, kind="stable")
-        key = key[order]
-        for step in (1, 2, 3):
+        key = key[order] >> np.uint64(24)
+        for step in NEIGHBOURS:
             near = np.flatnonzero(key[step:] == key[:-step])
             if len(near):
                 _join_checked(union, chosen, rows, sketch, order[near], order[near + step], similarity)
