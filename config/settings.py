@@ -116,10 +116,12 @@ class Text(Section):
     frequent: float = 1e-3
     """Share of all words at which a word counts half in a text's mean: what stands in every text tells little."""
     pretrained: str | None = None
-    """Folder of a sentence encoder (BERT's word pieces) whose token table is factorised together with the counts:
-    words that the training rows lack have a meaning too. Nothing is downloaded."""
+    """Folder of a sentence encoder (BERT's word pieces) whose token table, reduced by PCA, is put beside the trained
+    vectors: words that the training rows lack have a meaning too. Nothing is downloaded."""
+    pretrained_dimensions: int = 128
+    """Width of that part."""
     pretrained_weight: float = Field(1.0, ge=0)
-    """Weight of that table against the counts."""
+    """Length of that part of a vector; the trained part has 1."""
 
 
 class Train(Section):
@@ -196,8 +198,9 @@ class SVC(Section):
 class Encoder(Section):
     """A pre-trained sentence encoder with a trained head."""
 
-    source: str | None = None
-    """Local folder or hub name of the encoder; None: the kind is not available. Only a hub name is ever downloaded."""
+    source: str | tuple[str, ...] | None = None
+    """Local folder or hub name of the encoder, or a list of them, whose vectors then stand side by side; None: the kind
+    is not available. Only a hub name is ever downloaded."""
     max_tokens: int = Field(40, ge=4)
     """Word pieces read of a text; nine in ten trader texts have fewer than 12."""
     mask_digits: bool = False

@@ -4,7 +4,7 @@ The head is one direction a class in the encoder's space. It starts at the embed
 a subheading without an example is answered by its text; examples draw it away; and at the end it is drawn back towards
 the legal text by a factor fitted on valid, from which texts unlike the training's profit. The head is trained on the
 very embeddings that the bundle's graph gives, int8 included, and stored as int8 by class: before export and after,
-that is the model.
+that is the model. Several encoders can be named: then a text's vector is theirs side by side, under one head.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ import json
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -23,10 +23,12 @@ from torch.nn import functional
 from models.calibration import softmax
 from models.errors import UserError
 from models.nets.base import VAGUE, Materials
+from models.nets.graphs import side_by_side
 from models.nets.loop import fit
 from models.nets.network import LevelLoss, mean_accuracy
 from models.progress import report
-from models.text.pretrained import OPSET, Embedder, Pretrained, Vectors, load_pretrained, write_graph
+from models.text.encode import Encoder, SeveralEncoders
+from models.text.pretrained import Embedder, Vectors, load_pretrained, write_graph
 
 INT8_LOSS = 0.003
 """Share of valid rows (mean over levels) that the int8 graph may lose; above it the graph stays fp32."""
@@ -56,19 +58,21 @@ class EncoderNet:
     def __init__(self, materials: Materials) -> None:
         self.materials = materials
         self.settings = materials.settings.models.encoder
-        if self.settings.source is None:
+        named = self.settings.source
+        self.sources = () if named is None else (named,) if isinstance(named, str) else tuple(named)
+        if not self.sources:
             raise UserError(
                 "no pre-trained encoder is named", "models.encoder.source", "give a local folder or a hub name"
             )
         torch.manual_seed(materials.seed)
         torch.set_num_threads(materials.settings.train.threads)
         self.int8 = self.settings.int8
-        self.pretrained = self._load(self.int8)
-        self.encoder = self.pretrained.words
+        self._load()
         self._folder = tempfile.TemporaryDirectory(prefix="hscode-encoder-")
-        self._embedder: Embedder | None = None
+        self._embedders: list[Embedder] = []
         self.loss = LevelLoss(materials)
-        self.weight = np.zeros((len(materials.classes), self.pretrained.dimensions), dtype=np.int8)
+        dimensions = sum(one.dimensions for one in self.pretrained)
+        self.weight = np.zeros((len(materials.classes), dimensions), dtype=np.int8)
         self.scale = np.ones(len(materials.classes), dtype=np.float32)
 
     def fit(self, watch: Callable[[int, float], None] | None = None) -> dict[str, Any]:
@@ -81,40 +85,43 @@ class EncoderNet:
         if full - score <= INT8_LOSS:
             return training | {"int8": {"kept": True, **measured}}
         self.int8 = False
-        self.pretrained = self._load(False)
-        self.encoder = self.pretrained.words
+        self._load()
         training, _ = self._fit_head(watch)
         return training | {"int8": {"kept": False, **measured}}
 
     def logits(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """(n, classes) from the graph's embeddings and the head."""
-        if not texts or self._embedder is None:
+        if not texts or not self._embedders:
             return np.zeros((len(texts), len(self.scale)), dtype=np.float32)
-        return self._scores(self._embedder.embed(texts))
+        return self._scores(joined([embedder.embed(texts) for embedder in self._embedders]))
 
     def export(self, path: Path) -> None:
-        """ONNX graph `ids` int64 (n, T) → `logits`: the encoder's graph with the head behind it."""
+        """ONNX graph `ids` int64 (n, T), of several encoders `0.ids`, `1.ids` …, → `logits`."""
         import onnx
-        from onnx import compose
 
-        model = compose.merge_models(
-            onnx.load(str(self._graph())), head_graph(self.weight, self.scale), io_map=[("embedding", "x")]
-        )
-        onnx.save(model, str(path))
+        graphs = [onnx.load(str(self._graph(i))) for i in range(len(self.pretrained))]
+        onnx.save(with_head(graphs, self.weight, self.scale), str(path))
 
-    def _load(self, int8: bool) -> Pretrained:
+    def _load(self) -> None:
         settings = self.settings
-        return load_pretrained(str(settings.source), settings.max_tokens, int8, settings.mask_digits)
+        self.pretrained = [
+            load_pretrained(source, settings.max_tokens, self.int8, settings.mask_digits) for source in self.sources
+        ]
+        words = [one.words for one in self.pretrained]
+        self.encoder: Encoder = words[0]
+        if len(words) > 1:
+            self.encoder = SeveralEncoders({str(i): one for i, one in enumerate(words)})
 
-    def _graph(self) -> Path:
-        path = Path(self._folder.name) / ("int8.onnx" if self.int8 else "full.onnx")
+    def _graph(self, number: int) -> Path:
+        path = Path(self._folder.name) / f"{number}.{'int8' if self.int8 else 'full'}.onnx"
         if not path.exists():
-            write_graph(self.pretrained, path, self.int8)
+            write_graph(self.pretrained[number], path, self.int8)
         return path
 
     def _fit_head(self, watch: Callable[[int, float], None] | None) -> tuple[dict[str, Any], float]:
         materials, settings = self.materials, self.settings
-        self._embedder = Embedder(self._graph(), self.encoder, materials.settings.train.threads)
+        threads = materials.settings.train.threads
+        self._embedders = [Embedder(self._graph(i), one.words, threads) for i, one in enumerate(self.pretrained)]
         legal_texts = [legal_text(materials, code) for code in materials.classes]
         every = self._embedded([*materials.train.texts, *materials.valid.texts, *legal_texts])
         train, valid, legal = np.split(
@@ -190,39 +197,43 @@ class EncoderNet:
         return max(DRAWN_BACK, key=likelihood) if any((t >= 0).any() for t in truths.values()) else 0.0
 
     def _score_in_full(self) -> float:
-        """Score on valid with the fp32 graph's embeddings under the same head."""
-        path = Path(self._folder.name) / "compared.onnx"
-        write_graph(self.pretrained, path, int8=False)
-        embedder = Embedder(path, self.encoder, self.materials.settings.train.threads)
-        valid = self.materials.valid
-        score = mean_accuracy(self.materials, self._scores(embedder.embed(valid.texts)), valid.codes)
-        path.unlink()
-        return score
+        """Score on valid with the fp32 graphs' embeddings under the same head."""
+        valid, found = self.materials.valid, []
+        for one in self.pretrained:
+            path = Path(self._folder.name) / "compared.onnx"
+            write_graph(one, path, int8=False)
+            found.append(Embedder(path, one.words, self.materials.settings.train.threads).embed(valid.texts))
+            path.unlink()
+        return mean_accuracy(self.materials, self._scores(joined(found)), valid.codes)
 
     def _embedded(self, texts: Sequence[str]) -> Vectors:
-        """(n, D) by the graph; kept beside the work folder, where a later seed on the same rows finds them too."""
-        assert self._embedder is not None
-        step = self.materials.step
+        """(n, D) by the graphs; kept beside the work folder, where a later seed on the same rows finds them too."""
+        distinct = sorted(set(texts))
         kept = None
         if self.materials.work is not None:
-            identity = json.dumps([self.settings.source, self.int8, self.encoder.to_json(), sorted(set(texts))])
+            identity = json.dumps([self.sources, self.int8, self.encoder.to_json(), distinct])
             name = hashlib.sha256(identity.encode()).hexdigest()[:16]
             kept = self.materials.work.parent / f"embedded-{name}.npy"
-            if kept.exists():
-                stored: Vectors = np.load(kept, allow_pickle=False)
-                return stored[np.unique(np.array(texts, dtype=object), return_inverse=True)[1]]
-        distinct = sorted(set(texts))
-        found = self._embedder.embed(
-            distinct,
-            lambda done, total: report(step, EMBEDDING_SHARE * done / total, 1, f"{done} of {total} texts embedded"),
-        )
-        if kept is not None:
+        if kept is not None and kept.exists():
+            found: Vectors = np.load(kept, allow_pickle=False)
+        else:
+            found = joined([self._embed(i, distinct) for i in range(len(self._embedders))])
+        if kept is not None and not kept.exists():
             kept.parent.mkdir(parents=True, exist_ok=True)
             partial = kept.with_suffix(".partial.npy")
             np.save(partial, found)
             partial.replace(kept)
         number = {text: i for i, text in enumerate(distinct)}
         return found[[number[text] for text in texts]]
+
+    def _embed(self, number: int, distinct: Sequence[str]) -> Vectors:
+        of = len(self._embedders)
+
+        def progress(done: int, total: int) -> None:
+            share = (number + done / total) / of
+            report(self.materials.step, EMBEDDING_SHARE * share, 1, f"{done} of {total} texts embedded")
+
+        return self._embedders[number].embed(distinct, progress)
 
 
 def build(materials: Materials) -> EncoderNet:
@@ -235,22 +246,37 @@ def legal_text(materials: Materials, code: str) -> str:
     return "" if code == VAGUE else materials.texts.get(code, "")
 
 
-def head_graph(weight: npt.NDArray[np.int8], scale: npt.NDArray[np.float32]) -> Any:
-    """ONNX model `x` (n, D) → `logits` (n, classes) of int8 directions (classes, D) and their scales (classes,)."""
+def joined(vectors: Sequence[Vectors]) -> Vectors:
+    """(n, D) arrays with rows of length 1 as one (n, sum of D) array with rows of length 1."""
+    if len(vectors) == 1:
+        return vectors[0]
+    return cast(Vectors, np.hstack(vectors) * np.float32(len(vectors) ** -0.5))
+
+
+def with_head(graphs: Sequence[Any], weight: npt.NDArray[np.int8], scale: npt.NDArray[np.float32]) -> Any:
+    """Encoders' ONNX models, `ids` → `embedding`, with one head of int8 directions (classes, D) and their scales
+    (classes,) behind them; the inputs of several are `0.ids`, `1.ids` and so on."""
     from onnx import TensorProto, helper, numpy_helper
 
-    constants = {"head_weight": np.ascontiguousarray(weight.T), "head_scale": scale}
+    several = len(graphs) > 1
+    whole = side_by_side({str(i): graph for i, graph in enumerate(graphs)}) if several else graphs[0]
+    factor = np.float32(len(graphs) ** -0.5)
+    constants = {"head.weight": np.ascontiguousarray(weight.T), "head.scale": scale, "head.factor": np.array(factor)}
     nodes = [
         # Not DequantizeLinear: ONNX Runtime would turn it and the product into one that also rounds the embedding.
-        helper.make_node("Cast", ["head_weight"], ["head_whole"], to=TensorProto.FLOAT),
-        helper.make_node("Mul", ["head_whole", "head_scale"], ["head_directions"]),
-        helper.make_node("MatMul", ["x", "head_directions"], ["logits"]),
+        helper.make_node("Cast", ["head.weight"], ["head.whole"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["head.whole", "head.scale"], ["head.directions"]),
     ]
-    graph = helper.make_graph(
-        nodes,
-        "head",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", weight.shape[1]])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", len(scale)])],
-        [numpy_helper.from_array(value, name) for name, value in constants.items()],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
+    x = "embedding"
+    if several:
+        vectors = [f"{number}.embedding" for number in range(len(graphs))]
+        nodes.append(helper.make_node("Concat", vectors, ["head.joined"], axis=1))
+        nodes.append(helper.make_node("Mul", ["head.joined", "head.factor"], ["head.x"]))
+        x = "head.x"
+    nodes.append(helper.make_node("MatMul", [x, "head.directions"], ["logits"]))
+    whole.graph.node.extend(nodes)
+    whole.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
+    del whole.graph.output[:]
+    whole.graph.output.append(helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", len(scale)]))
+    whole.ir_version = 8
+    return whole

@@ -16,6 +16,7 @@ from models.bundle import Bundle
 from models.calibration import softmax
 from models.errors import UserError
 from models.nets.base import Materials
+from models.nets.graphs import side_by_side
 from models.progress import report
 from models.text.encode import Encoder, SeveralEncoders
 
@@ -79,14 +80,9 @@ class Pool:
     def export(self, path: Path) -> None:
         """One ONNX graph; the inputs are the members' own with the member's kind as prefix."""
         import onnx
-        from onnx import compose, helper, numpy_helper
+        from onnx import helper, numpy_helper
 
-        whole: Any = None
-        for kind in self.weights:
-            member = onnx.load(str(self.bundles[kind].folder / "model.onnx"))
-            member = compose.add_prefix(member, f"{kind}.")
-            member.ir_version = 8
-            whole = member if whole is None else compose.merge_models(whole, member, io_map=[])
+        whole = side_by_side({kind: onnx.load(str(self.bundles[kind].folder / "model.onnx")) for kind in self.weights})
         graph = whole.graph
         parts = []
         for kind, factor in self._factors().items():

@@ -96,6 +96,20 @@ def test_int8_that_loses_too_much_is_not_kept(
     )
 
 
+def test_two_encoders_stand_side_by_side_under_one_head(parts: Path, tiny: Path, tmp_path: Path) -> None:
+    other = save_tiny_encoder(tmp_path / "other", ["cotton", "leather"], dimensions=16)
+    both = settings(None, f"models.encoder.source=[{tiny}, {other}]")
+    card = train_bundle("encoder", parts, None, both, tmp_path / "both")
+    assert card["export"]["largest_difference"] < 1e-4
+    found = Bundle.load(tmp_path / "both")
+    assert set(found.encoder.encode(["cotton tee"])) == {"0.ids", "1.ids"}
+    assert found.answer(["red cotton tee"])[0]["candidates"]
+    train_bundle("svc", parts, None, both, tmp_path / "svc")
+    members = {"svc": tmp_path / "svc", "encoder": tmp_path / "both"}
+    train_bundle("pool", parts, None, both, tmp_path / "pool", members=members)
+    assert Bundle.load(tmp_path / "pool").answer(["red cotton tee"])[0]["candidates"]
+
+
 @pytest.mark.parametrize(
     ("source", "words"),
     [(None, "no pre-trained encoder is named"), ("/no/such/folder", "no such folder"), ("EMPTY", "not a readable")],
