@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from serving.deploy import Status
+from serving.deploy import DeployFailed, Status
 from serving.deploy.host import LocalHost
 from serving.deploy.kserve import KServeDeployer
 from serving.deploy.local import LocalDeployer
@@ -103,7 +103,7 @@ def installed(shared_cluster: Path, tmp_path_factory: pytest.TempPathFactory) ->
         cluster.kubectl("create", "serviceaccount", "deploying", "-n", namespace)
         rights = ("--role=hscode-deployer", f"--serviceaccount={namespace}:deploying")
         cluster.kubectl("create", "rolebinding", "deploying", "-n", namespace, *rights)
-        deployer = KServeDeployer(namespace, client=cluster.client(f"{namespace}:deploying"))
+        deployer = KServeDeployer(namespace, client=cluster.client(f"{namespace}:deploying"), patience_s=5)
         place = Installed(cluster, namespace, s3, logger, folder, deployer, client)
         cluster.kubectl("apply", "--server-side", "-k", str(place.overlay("first", "1")))
         try:
@@ -197,6 +197,24 @@ def test_a_new_model_replaces_the_old_and_sleeps_and_wakes_without_a_failed_requ
         answered = json.loads(pair["response"].body)["model"]["version"]
         for event in pair.values():
             assert json.loads(event.headers["ce-annotations"])["hscode/version"] == answered
+
+
+def test_a_challenger_whose_image_does_not_exist_never_gets_traffic(installed: Installed) -> None:
+    champion = installed.deployer.status("hscode")
+    runtime = installed.cluster.get("-n", installed.namespace, "servingruntime", "hscode")
+    nowhere = {"apiVersion": runtime["apiVersion"], "kind": "ServingRuntime", "metadata": {"name": "nowhere"}}
+    spec = json.loads(json.dumps(runtime["spec"]))
+    spec["containers"][0]["image"] = "hscode/serving:nowhere"
+    spec["supportedModelFormats"][0].pop("autoSelect")
+    installed.cluster.kubectl("apply", "-n", installed.namespace, "-f", "-", given={**nowhere, "spec": spec})
+    manifest = inference_service("hscode", champion.storage_uri, "9", logger_url=installed.logger.url)
+    manifest["spec"]["predictor"]["model"]["runtime"] = "nowhere"
+    with pytest.raises(DeployFailed, match=r"ErrImagePull|ImagePullBackOff"):
+        installed.deployer.apply(manifest, PATIENCE)
+    restored = installed.deployer.wait("hscode", PATIENCE)
+    assert (restored.storage_uri, restored.version) == (champion.storage_uri, champion.version)
+    answer = installed.ask("/v1/models/hscode:predict", {"instances": ["horse"]})
+    assert (answer.status_code, answer.json()["model"]["version"]) == (200, champion.version)
 
 
 def test_applying_the_manifests_again_leaves_the_deployed_model(installed: Installed) -> None:

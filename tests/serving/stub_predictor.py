@@ -1,7 +1,8 @@
 """A predictor of the standard library alone, for tests of what stands before it: same flags, same paths, no model.
 
-Its bundle is a folder with `card.json`: ``{"version", "fault": "none"|"crash"|"error"|"slow"|"worse"|"wrong"}``. Answers
-say the version and process. A description ``sleep N`` takes N seconds, ``die`` ends the process without an answer.
+Its bundle is a folder with `card.json`: ``{"version", "fault": "none"|"crash"|"error"|"slow"|"worse"|"wrong"}``.
+Answers say the version and process. A description ``sleep N`` takes N seconds, ``die`` ends the process without an
+answer.
 """
 
 import argparse
