@@ -3,6 +3,10 @@
 Weights near zero are dropped as in DiSMEC (Babbar and Schölkopf, 2017) and the rest kept as eight-bit steps of each
 class's largest. That is part of the model, not of its export: `logits` and the ONNX graph read the same numbers. The
 graph walks only the weights of a text's own features, so a short text costs little however many classes there are.
+
+There are machines for chapters and headings too, and a class's logit is the sum of the three margins: the margins of
+six-digit machines alone, summed up as probabilities, say too little of the chapter (65.7 of 100 chapters right with the
+three, 46.7 with one, kernel ridge on the same features, 1,292 trader-style rows, 5,613 classes, grouped split).
 """
 
 import threading
@@ -33,20 +37,26 @@ class LinearSVCNet:
         self.settings = materials.settings.models.svc
         self.rows = merge_paths(materials.train)
         self.encoder = _encoder(self.rows.texts, self.settings.min_rows, self.settings.ngrams)
+        self.columns = level_columns(materials)
 
     def fit(self, watch: Callable[[int, float], None] | None = None) -> dict[str, Any]:
-        """Fit every class against the rest, then prune. Rows of fewer than six digits are left out: a machine for a
-        subheading cannot say whether they are of it."""
+        """Fit every class, heading and chapter against the rest, then prune. A row of fewer than six digits teaches the
+        machines of the levels that it reaches."""
         materials, settings = self.materials, self.settings
-        index = {code: i for i, code in enumerate(materials.classes)}
-        used = [i for i, code in enumerate(self.rows.codes) if code in index]
-        features = self._matrix([self.rows.texts[i] for i in used])
-        labels = np.array([index[self.rows.codes[i]] for i in used])
-        weights = self.rows.weights[used].astype(np.float64)
-        self.coefficients = _Coefficients(len(materials.classes), features.shape[1])
+        features = self._matrix(self.rows.texts)
+        row_weights = self.rows.weights.astype(np.float64)
+        self.coefficients = _Coefficients(int(self.columns.max()) + 1, features.shape[1])
+        queue: list[tuple[Any, npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.int64]]] = []
+        for labels in level_labels(materials, self.rows.codes):
+            used = np.flatnonzero(labels >= 0)
+            present = np.unique(labels[used])
+            if queue and materials.vague is not None:
+                present = present[present != materials.vague]
+            for classes in np.array_split(present, max(1, len(present) // settings.classes_a_fit)):
+                if len(classes):
+                    queue.append((features[used], labels[used], row_weights[used], classes))
         done = 0
         lock = threading.Lock()
-        queue = list(np.array_split(np.unique(labels), max(1, len(np.unique(labels)) // settings.classes_a_fit)))
         total = len(queue)
 
         def work() -> None:
@@ -55,16 +65,16 @@ class LinearSVCNet:
                 with lock:
                     if not queue or failed:
                         return
-                    classes = queue.pop()
+                    x, labels, weights, classes = queue.pop()
                 try:
-                    fitted = fit_against_rest(features, labels, weights, classes, settings.cost, settings.tolerance)
+                    fitted = fit_against_rest(x, labels, weights, classes, settings.cost, settings.tolerance)
                 except BaseException as error:
                     failed.append(error)
                     return
                 with lock:
                     self.coefficients.put(classes, *fitted, settings.prune)
                     done += 1
-                    report(materials.step, done / total * 0.99, 1, f"classes {done * len(classes)} of {len(index)}")
+                    report(materials.step, done / total * 0.99, 1, f"groups of classes: {done} of {total}")
 
         failed: list[BaseException] = []
         threads = [threading.Thread(target=work) for _ in range(max(1, materials.settings.train.threads))]
@@ -76,17 +86,19 @@ class LinearSVCNet:
             raise failed[0]
         self.coefficients.close()
         return {
-            "rows": len(used),
+            "rows": features.shape[0],
             "features": features.shape[1],
             "weights_kept": int(self.coefficients.by_class.nnz),
             "weights_fitted": self.coefficients.fitted,
         }
 
     def logits(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """(n, classes): distances from each class's plane, by scipy."""
+        """(n, classes): sums of the distances from the planes of class, heading and chapter, by scipy."""
         scores = self._matrix(texts).astype(np.float32) @ self.coefficients.by_class.T.astype(np.float32)
         dense: npt.NDArray[np.float32] = np.asarray(scores.todense(), dtype=np.float32)
-        return dense * self.coefficients.scale + self.coefficients.bias
+        margins = dense * self.coefficients.scale + self.coefficients.bias
+        subheading, heading, chapter = self.columns
+        return margins[:, subheading] + margins[:, heading] + margins[:, chapter]
 
     def export(self, path: Path) -> None:
         """ONNX graph `features` int64 (n, F), `values` float32 (n, F) → `logits` (see `sparse_graph`)."""
@@ -98,7 +110,12 @@ class LinearSVCNet:
         # Feature 0 stands for none, so the graph's row k is the encoder's feature k.
         starts = np.concatenate([[0], by_feature.indptr]).astype(np.int64)
         graph = sparse_graph(
-            starts, by_feature.indices, by_feature.data.astype(np.int8), coefficients.scale, coefficients.bias
+            starts,
+            by_feature.indices,
+            by_feature.data.astype(np.int8),
+            coefficients.scale,
+            coefficients.bias,
+            self.columns,
         )
         onnx.save(graph, str(path))
 
@@ -110,6 +127,36 @@ class LinearSVCNet:
         columns = np.concatenate([found for found, _ in analysed]) - 1
         values = np.concatenate([value for _, value in analysed]).astype(np.float64)
         return sparse.csr_matrix((values, columns, pointers), shape=(len(texts), len(self.encoder.terms)))
+
+
+def level_columns(materials: Materials) -> npt.NDArray[np.int64]:
+    """(3, classes): the machine of each class, of its heading and of its chapter; the vague class is its own thrice."""
+    classes, levels = materials.classes, materials.levels
+    own = np.arange(len(classes))
+    out = np.stack([own, own, own]).astype(np.int64)
+    coded = np.array([i for i in range(len(classes)) if i != materials.vague])
+    first = len(classes)
+    for row, digits in ((1, 4), (2, 2)):
+        out[row, coded] = first + levels.indices([classes[i] for i in coded], digits)
+        first += len(levels.codes[digits])
+    return out
+
+
+def level_labels(materials: Materials, codes: Sequence[str]) -> list[npt.NDArray[np.int64]]:
+    """For subheadings, headings, chapters: the machine of each of n `codes`, -1 where the code is too short."""
+    out = []
+    starts = (0, len(materials.classes), len(materials.classes) + len(materials.levels.codes[4]))
+    for digits, start in zip((6, 4, 2), starts, strict=True):
+        if digits == 6:
+            position = {code: i for i, code in enumerate(materials.classes)}
+            labels = np.array([position.get(code, -1) for code in codes], dtype=np.int64)
+        else:
+            found = materials.levels.indices(codes, digits)
+            labels = np.where(found >= 0, start + found, -1).astype(np.int64)
+            if materials.vague is not None:
+                labels[np.array([code == "" for code in codes], dtype=bool)] = materials.vague
+        out.append(labels)
+    return out
 
 
 class _Coefficients:
@@ -198,8 +245,10 @@ def sparse_graph(
     steps: npt.NDArray[np.int8],
     scale: npt.NDArray[np.float32],
     bias: npt.NDArray[np.float32],
+    columns: npt.NDArray[np.int64],
 ) -> Any:
-    """ONNX graph of a sparse linear model: `features`, `values` (n, F) → `logits` (n, classes).
+    """ONNX graph of a sparse linear model: `features`, `values` (n, F) → `logits` (n, classes), each the sum of the
+    margins of three machines (3, classes) `columns`.
 
     Feature f has the weights `steps[starts[f]:starts[f + 1]]`, of the classes `class_ids[...]` there. The graph lists
     the weights of all features of all texts, one after the other, and adds each, times its feature's value, to its
@@ -216,6 +265,7 @@ def sparse_graph(
         "zeros": np.array([0], dtype=np.int64), "axis": np.array(0, dtype=np.int64),
         "classes": np.array(classes, dtype=np.int64), "classes_1": np.array([classes], dtype=np.int64),
         "back": np.array([-1, classes], dtype=np.int64),
+        "subheading": columns[0], "heading": columns[1], "chapter": columns[2],
     }  # fmt: skip
     node = helper.make_node
     nodes = [
@@ -259,7 +309,12 @@ def sparse_graph(
         node("ScatterElements", ["empty", "target", "part"], ["sums"], axis=0, reduction="add"),
         node("Reshape", ["sums", "back"], ["by_row"]),
         node("Mul", ["by_row", "scale"], ["scaled"]),
-        node("Add", ["scaled", "bias"], ["logits"]),
+        node("Add", ["scaled", "bias"], ["margins"]),
+        node("Gather", ["margins", "subheading"], ["margin_6"], axis=1),
+        node("Gather", ["margins", "heading"], ["margin_4"], axis=1),
+        node("Gather", ["margins", "chapter"], ["margin_2"], axis=1),
+        node("Add", ["margin_6", "margin_4"], ["margin_6_4"]),
+        node("Add", ["margin_6_4", "margin_2"], ["logits"]),
     ]
     nodes.insert(3, node("Shape", ["f"], ["f_shape"]))
     graph = helper.make_graph(
@@ -269,7 +324,7 @@ def sparse_graph(
             helper.make_tensor_value_info("features", TensorProto.INT64, ["n", "f"]),
             helper.make_tensor_value_info("values", TensorProto.FLOAT, ["n", "f"]),
         ],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", classes])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", columns.shape[1]])],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], producer_name="hscode")
