@@ -291,6 +291,10 @@ class Controller:
         )
 
     def _conclude(self, canary: Canary) -> None:
+        """Move the aliases and write the end. The registry knows no compare-and-set: so it is asked only while we lead
+        and the row is as we read it, lest a controller that slept moves an alias back."""
+        if not self.lease.hold() or not self._unchanged(canary):
+            return
         crash_point("before_alias")
         if canary.state == journal.PROMOTING:
             self.versions.promote(canary.challenger_version)
@@ -300,6 +304,10 @@ class Controller:
         crash_point("after_alias")
         done = journal.PROMOTED if canary.state == journal.PROMOTING else journal.ROLLED_BACK
         self._finish(canary, done, canary.reason)
+
+    def _unchanged(self, canary: Canary) -> bool:
+        with self.state.read() as session:
+            return journal.find(session, canary.id).row_version == canary.row_version
 
     def _finish(self, canary: Canary, state: str, reason: str) -> None:
         with self.state.write() as session:
