@@ -332,6 +332,18 @@ def share(hits: int, total: int) -> dict[str, float]:
     return {"share": round(hits / total, 4), "low": round(float(low), 4), "high": round(float(high), 4)}
 
 
+def single_look(effect: Effect) -> int | None:
+    """Requests at 50 % after which a z-test at 5 %, looked at once, finds the effect in 80 of 100 canaries."""
+    rates = {
+        "errors": (effect.errors * ERROR_RATE, ERROR_RATE),
+        "accuracy": (WRONG_RATE + effect.wrong, WRONG_RATE),
+    }.get(effect.measure)
+    if rates is None or rates[0] == rates[1]:
+        return None
+    spread = sum(rate * (1 - rate) for rate in rates)
+    return 2 * math.ceil((stats.norm.ppf(0.95) + stats.norm.ppf(0.8)) ** 2 * spread / (rates[0] - rates[1]) ** 2)
+
+
 EFFECTS = (
     Effect("as good (A/A)"),
     Effect("as good; both fail 10x later on", "errors", drift=10.0),
@@ -370,6 +382,9 @@ def run(canaries: int) -> Iterator[dict[str, Any]]:
         # The z-test on the one measure that differs (errors for A/A): with more measures it is worse still.
         one = found[effect.measure or "errors"]
         yield row(effect, "peeked z-test", _race(one.peeked_harm, one.peeked_safe, 1))
+        needed = single_look(effect)
+        if needed:
+            yield {"challenger": effect.name, "rule": "looked at once", "requests_for_80_percent": needed}
 
 
 def _earliest(firsts: list[NDArray[np.int64]]) -> NDArray[np.int64]:
@@ -400,6 +415,10 @@ def main() -> None:
 
 def told(found: dict[str, Any]) -> str:
     """A row for people."""
+    if "requests_for_80_percent" in found:
+        return (
+            f"{found['challenger']:32} {found['rule']:14} {found['requests_for_80_percent']:,} requests for power 80 %"
+        )
     shares = [
         f"{found[key]['share']:7.2%} [{found[key]['low']:.1%}, {found[key]['high']:.1%}]"
         for key in ("rolled_back", "promoted")
