@@ -1,4 +1,4 @@
-"""What the torch kinds share: the embedding step's word vectors, scores against legal texts, losses at three levels."""
+"""What the torch kinds share: the embedding step's word vectors, scores by closeness to classes, level losses."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from config.settings import Train
 from models.answer import DIGITS
 from models.nets.base import VAGUE, Materials, Rows
 from models.nets.loop import fit
@@ -43,21 +44,24 @@ class WordVectors(nn.Module):
 
 
 class ClassScores(nn.Module):
-    """(n, F) features → (n, classes): a row of weights for each class, plus closeness to the class's legal text.
+    """Mean word vectors (n, D) and features (n, F) → (n, classes).
 
-    The second part gives a class without one example a place: its weights start at zero, its legal text does not.
+    A class's score is its closeness to the text (cosine with a vector that starts as the mean of the class's rows, its
+    legal text among them: so a class without one example has a place too) plus a weighted sum of features, whose
+    weights start at zero. All of it is trained.
     """
 
-    def __init__(self, features: int, legal: npt.NDArray[np.float32]) -> None:
+    def __init__(self, centroids: npt.NDArray[np.float32], features: int, scale: float) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros(len(legal), features))
-        self.bias = nn.Parameter(torch.zeros(len(legal)))
-        self.project = nn.Linear(features, legal.shape[1], bias=False)
-        self.legal = nn.Buffer(torch.from_numpy(legal), persistent=False)
+        start = np.concatenate([centroids, np.zeros((len(centroids), features), dtype=np.float32)], axis=1)
+        self.weight = nn.Parameter(torch.from_numpy(start))
+        self.bias = nn.Parameter(torch.zeros(len(centroids)))
+        self.scale = nn.Parameter(torch.tensor(scale))
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, mean: Tensor, features: Tensor) -> Tensor:
         """See the class."""
-        return functional.linear(features, self.weight + self.legal @ self.project.weight, self.bias)
+        length = torch.sqrt((mean * mean).sum(dim=1, keepdim=True) + 1e-12)
+        return functional.linear(torch.cat([self.scale * mean / length, features], dim=1), self.weight, self.bias)
 
 
 class LevelLoss:
@@ -115,9 +119,8 @@ class WordNet:
             embedding,
             body(embedding.vectors.shape[1]),
             features,
-            materials.settings.train.hidden,
-            materials.settings.train.dropout,
-            _legal_vectors(materials, embedding),
+            materials.settings.train,
+            _centroids(materials, embedding),
         )
         self.loss = LevelLoss(materials)
 
@@ -172,21 +175,24 @@ class _Scored(nn.Module):
         embedding: Embedding,
         body: nn.Module,
         features: int,
-        hidden: int,
-        dropout: float,
-        legal: npt.NDArray[np.float32],
+        settings: Train,
+        centroids: npt.NDArray[np.float32],
     ) -> None:
         super().__init__()
         self.vectors = WordVectors(embedding.vectors)
         self.body = body
-        self.narrow = nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), nn.Dropout(dropout))
-        self.scores = ClassScores(hidden, legal)
+        self.narrow = nn.Sequential(nn.Linear(features, settings.hidden), nn.ReLU(), nn.Dropout(settings.dropout))
+        self.scores = ClassScores(centroids, settings.hidden, settings.start_scale)
 
     def forward(self, ids: Tensor) -> Tensor:
-        return cast(Tensor, self.scores(self.narrow(self.body(*self.vectors(ids)))))
+        return self._scores(*self.vectors(ids))
 
     def of_words(self, rows: Tensor, index: Tensor) -> Tensor:
-        return cast(Tensor, self.scores(self.narrow(self.body(*self.vectors.of_words(rows, index)))))
+        return self._scores(*self.vectors.of_words(rows, index))
+
+    def _scores(self, vectors: Tensor, mask: Tensor) -> Tensor:
+        mean = (vectors * mask.unsqueeze(2)).sum(dim=1) / mask.sum(dim=1, keepdim=True).clamp(min=1.0)
+        return cast(Tensor, self.scores(mean, self.narrow(self.body(vectors, mask))))
 
 
 class WordBatches:
@@ -251,13 +257,21 @@ def mean_accuracy(materials: Materials, logits: npt.NDArray[np.float32], codes: 
     return sum(shares) / len(shares) if shares else 0.0
 
 
-def _legal_vectors(materials: Materials, embedding: Embedding) -> npt.NDArray[np.float32]:
-    """(classes, D): each class's legal text, headings' texts included, as the mean of its words' vectors, length 1."""
-    texts = [
-        "" if code == VAGUE else f"{materials.texts.get(code[:4], '')} {materials.texts.get(code, '')}"
-        for code in materials.classes
-    ]
-    vectors = embedding.mean_vectors(texts)
+def _centroids(materials: Materials, embedding: Embedding) -> npt.NDArray[np.float32]:
+    """(classes, D): the weighted mean of each class's rows, of length 1; of the legal text where it has no row."""
+    rows, index = materials.train, {code: i for i, code in enumerate(materials.classes)}
+    bare = [code for code in materials.classes if code != VAGUE and code not in set(rows.codes)]
+    texts = [*rows.texts, *(materials.texts.get(code, "") for code in bare)]
+    vectors = _unit(embedding.mean_vectors(texts))
+    weights = np.concatenate([rows.weights, np.ones(len(bare), dtype=np.float32)])
+    out = np.zeros((len(materials.classes), vectors.shape[1]), dtype=np.float32)
+    for code, vector, weight in zip([*rows.codes, *bare], vectors, weights, strict=True):
+        if code in index:
+            out[index[code]] += weight * vector
+    return _unit(out)
+
+
+def _unit(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit: npt.NDArray[np.float32] = (vectors / np.maximum(lengths, 1e-6)).astype(np.float32)
+    unit: npt.NDArray[np.float32] = (vectors / np.maximum(lengths, 1e-9)).astype(np.float32)
     return unit

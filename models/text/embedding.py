@@ -1,11 +1,14 @@
 """The text-embedding encoder, trained on all text at hand and reused by every net: words and their character n-grams.
 
-A skip-gram with subwords (Bojanowski et al., Enriching word vectors with subword information, 2017). A description is
-too short for a sliding window, so a word's context is its whole text; for a labelled text of the training part also the
-legal text of its code, which brings a trader's word near to the law's.
+Skip-gram with negative sampling factorises, in effect, the matrix of pointwise mutual information of words and contexts
+(Levy and Goldberg, Neural word embedding as implicit matrix factorization, 2014). With some ten thousand short texts
+that matrix can be made and factorised as it is, in seconds, with no step size to choose. A word's contexts here are the
+subheading, heading and chapter of its texts, so that a trader's word comes near to the law's for the same goods.
+Rows are words and hashed character n-grams alike (as fastText has them), so that a word never seen has a vector too.
 """
 
 import json
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +21,14 @@ from config.settings import Settings
 from models.data.files import whole_folder, write_json
 from models.progress import report
 from models.text.encode import WordEncoder
-from models.text.normalise import words
-from models.text.paths import SEPARATOR
+from models.text.normalise import singular, words
+from models.text.paths import informative_tail
+from models.text.tokentable import TokenTable, read_table
 from models.text.vocabulary import build_vocabulary
 
 Vectors = npt.NDArray[np.float32]
+NGRAM_PART = 0.4
+"""Share of its n-grams in a known word's vector: misspelt or cut it stays near itself."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,8 @@ class Embedding:
 
     encoder: WordEncoder
     vectors: Vectors
-    """(table rows, D): padding (zeros), known words with their n-grams' share in them, n-gram buckets."""
+    """(table rows, D): padding (zeros), known words with their n-grams' share in them, n-gram buckets. A vector's
+    length says how much a word tells: frequent words are short."""
 
     def mean_vectors(self, texts: Sequence[str]) -> Vectors:
         """(n, D): mean over the words of each text; zeros where there is none."""
@@ -57,117 +64,137 @@ def load_embedding(folder: Path) -> Embedding:
     return Embedding(WordEncoder.from_json(content), np.load(folder / "vectors.npy", allow_pickle=False))
 
 
-def train_embedding(split_dir: Path, settings: Settings, out: Path) -> dict[str, Any]:
-    """Train on the descriptions of the training part (what is judged later stays unseen) and the legal texts; write
-    text.json, vectors.npy and embedding.json (rows, vocabulary, loss, neighbours of some words) into `out`. Returns the
-    latter."""
+def train_embedding(
+    split_dir: Path, settings: Settings, out: Path, rows: Sequence[int] | npt.NDArray[np.intp] | None = None
+) -> dict[str, Any]:
+    """Train on the training part (what is judged later stays unseen) and write text.json, vectors.npy and
+    embedding.json (rows, vocabulary, neighbours of some words) into `out`. Returns the latter.
+
+    `rows` are indices into train.parquet, where a simulation trains on some of it.
+    """
     import polars as pl
 
     text = settings.text
-    part = pl.read_parquet(split_dir / "train.parquet", columns=["description", "hs6"])
-    edition = json.loads((split_dir / "edition.json").read_text(encoding="utf-8"))["texts"]
-    pieces = _distinct_pieces(part["description"].to_list(), part["hs6"].to_list())
-    tokenised = [words(piece, text.stem)[: 2 * text.max_tokens] for piece in pieces]
+    part = pl.read_parquet(split_dir / "train.parquet")
+    if rows is not None:
+        part = part[sorted({int(row) for row in rows})]
+    report("embed", 0.1, 1, "counting words and contexts")
+    descriptions = [
+        informative_tail(each, settings.train.path_parts or 9) if kind == "nomenclature" else each
+        for each, kind in zip(part["description"].to_list(), part["label_kind"].to_list(), strict=True)
+    ]
+    tokenised = [words(each, text.stem) for each in descriptions]
     vocabulary = build_vocabulary(tokenised, text.vocabulary, text.min_count)
+    table = None if text.pretrained is None else read_table(text.pretrained)
+    if table is not None:
+        vocabulary += table.other_words(vocabulary)
     encoder = WordEncoder(vocabulary, text.buckets, text.ngrams, text.max_tokens, text.stem)
-    contexts = [words(edition.get(code, ""), text.stem) for code in pieces.values()]
-    vectors, loss = _skipgram(encoder, tokenised, contexts, settings)
-    embedding = Embedding(encoder, vectors)
+    codes = [hs6 or code or "vague" for hs6, code in zip(part["hs6"].to_list(), part["code"].to_list(), strict=True)]
+    counts = _counts(encoder, tokenised, codes, part["weight"].to_numpy())
+    report("embed", 0.4, 1, "factorising")
+    vectors = _factorise(_contexts(counts, sorted(set(codes))), text.dimensions, settings.train.seed)
+    if table is not None:
+        outside = _outside(encoder, table, descriptions)
+        reduced = _factorise(outside, text.pretrained_dimensions, settings.train.seed, root=False)
+        vectors = np.concatenate([vectors, reduced * np.float32(text.pretrained_weight)], axis=1)
+    share = np.asarray(counts.sum(axis=1)).ravel()
+    share /= share[: 1 + len(vocabulary)].sum()
+    # As in Arora et al., A simple but tough-to-beat baseline for sentence embeddings (2017).
+    telling = (text.frequent / (text.frequent + share)).astype(np.float32)
+    embedding = Embedding(encoder, _composed(encoder, vectors * telling[:, None]))
     card = {
         "rows": part.height,
-        "pieces": len(pieces),
         "vocabulary": len(vocabulary),
         "dimensions": int(vectors.shape[1]),
-        "loss": loss,
+        "pretrained": text.pretrained,
         "neighbours": {word: embedding.neighbours(word) for word in vocabulary[20:2000:180]},
     }
     with whole_folder(out) as folder:
         (folder / "text.json").write_text(json.dumps(encoder.to_json(), ensure_ascii=False), encoding="utf-8")
-        np.save(folder / "vectors.npy", vectors)
+        np.save(folder / "vectors.npy", embedding.vectors)
         write_json(folder / "embedding.json", card)
     return card
 
 
-def _distinct_pieces(texts: Sequence[str], codes: Sequence[str | None]) -> dict[str, str]:
-    """Descriptions, and the parts of tariff paths, each once, with the code of the first that has it ("" for a part
-    that siblings share): the first parts of a path stand in hundreds of lines and would drown the rest."""
-    pieces: dict[str, str] = {}
-    for text, code in zip(texts, codes, strict=True):
-        *shared, last = text.split(SEPARATOR)
-        for piece in shared:
-            pieces.setdefault(piece, "")
-        pieces.setdefault(last, code or "")
-    return pieces
+def _counts(
+    encoder: WordEncoder, texts: Sequence[Sequence[str]], codes: Sequence[str], weights: npt.NDArray[Any]
+) -> Any:
+    """Sparse (table rows, codes): how often each word and n-gram stands in each code's texts, weighted by row."""
+    from scipy import sparse
+
+    contexts = {code: i for i, code in enumerate(sorted(set(codes)))}
+    by_word: dict[str, dict[int, float]] = defaultdict(lambda: defaultdict(float))
+    for text, code, weight in zip(texts, codes, weights.tolist(), strict=True):
+        for word in text:
+            by_word[word][contexts[code]] += weight
+    rows, columns, values = [], [], []
+    for word, counts in by_word.items():
+        known = encoder.index.get(word)
+        for row in [*([known] if known else []), *encoder.subwords(word)]:
+            rows.append(np.full(len(counts), row))
+            columns.append(np.fromiter(counts.keys(), dtype=np.int64))
+            values.append(np.fromiter(counts.values(), dtype=np.float64))
+    parts = (np.concatenate(values), (np.concatenate(rows), np.concatenate(columns)))
+    return sparse.coo_matrix(parts, shape=(encoder.rows, len(contexts))).tocsr()
 
 
-def _skipgram(
-    encoder: WordEncoder, texts: Sequence[Sequence[str]], contexts: Sequence[Sequence[str]], settings: Settings
-) -> tuple[Vectors, list[float]]:
-    """Table rows (rows, D) and the loss of each epoch."""
-    import torch
-    from torch.nn import functional
+def _contexts(counts: Any, codes: Sequence[str]) -> Any:
+    """(table rows, contexts): information about codes, headings and chapters, side by side."""
+    from scipy import sparse
 
-    text, seed = settings.text, settings.train.seed
-    torch.manual_seed(seed)
-    torch.set_num_threads(settings.train.threads)
-    random = np.random.default_rng(seed)
-    numbers: dict[str, int] = {}
-    centre, context = [], []
-    for own, legal in zip(texts, contexts, strict=True):
-        ids = [numbers.setdefault(word, len(numbers)) for word in own]
-        targets = [encoder.index[word] for word in [*own, *legal] if word in encoder.index]
-        if ids and len(targets) > 1:
-            centre.append(np.array(ids))
-            context.append(np.array(targets))
-    rows = np.zeros((len(numbers), 1 + encoder.max_rows), dtype=np.int64)
-    for word, number in numbers.items():
-        own_rows = ([encoder.index[word]] if word in encoder.index else []) + list(encoder.subwords(word))
-        rows[number, : len(own_rows)] = own_rows
-    counts = np.bincount(np.concatenate(context), minlength=len(encoder.vocabulary) + 1).astype(np.float64)
-    noise = counts**0.75 / (counts**0.75).sum()
-    keep = np.minimum(1.0, np.sqrt(text.frequent / np.maximum(counts / counts.sum(), 1e-12)))
+    blocks = [_information(counts)]
+    for digits in (4, 2):
+        names = sorted({code[:digits] for code in codes})
+        at = [names.index(code[:digits]) for code in codes]
+        to_level = sparse.csr_matrix((np.ones(len(codes)), (range(len(codes)), at)), shape=(len(codes), len(names)))
+        blocks.append(_information(counts @ to_level))
+    return sparse.hstack(blocks).tocsr()
 
-    size = text.dimensions
-    inputs = torch.nn.Parameter(torch.randn(encoder.rows, size) * 0.1)
-    outputs = torch.nn.Parameter(torch.zeros(len(encoder.vocabulary) + 1, size))
-    optimiser = torch.optim.Adam([inputs, outputs], lr=text.learning_rate)
-    table = torch.from_numpy(rows)
-    losses = []
-    texts_a_batch = 512
-    for epoch in range(text.epochs):
-        order = random.permutation(len(centre))
-        total, steps = 0.0, 0
-        for start in range(0, len(order), texts_a_batch):
-            pairs = [_pairs(centre[i], context[i], keep, random) for i in order[start : start + texts_a_batch]]
-            c, t = (np.concatenate(side) for side in zip(*pairs, strict=True))
-            if not len(c):
-                continue
-            distinct, at = np.unique(c, return_inverse=True)
-            vectors = functional.embedding_bag(table[distinct], inputs, mode="mean", padding_idx=0)[
-                torch.from_numpy(at)
-            ]
-            negative = torch.from_numpy(random.choice(len(noise), size=256, p=noise))
-            close = (vectors * outputs[torch.from_numpy(t)]).sum(dim=1)
-            far = vectors @ outputs[negative].T
-            loss = functional.softplus(-close).mean() + functional.softplus(far).mean() * 5
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-            total, steps = total + float(loss.detach()), steps + 1
-            report("embed", epoch + start / len(order), text.epochs, f"epoch {epoch + 1} of {text.epochs}")
-        losses.append(round(total / max(steps, 1), 4))
-    table_rows = inputs.detach().numpy()
-    composed = table_rows.copy()
+
+def _information(counts: Any) -> Any:
+    """Positive pointwise mutual information of a sparse count matrix; contexts smoothed by the power 0.75, so that rare
+    ones are not overrated (Levy, Goldberg and Dagan, 2015)."""
+    from scipy import sparse
+
+    found = counts.tocoo()
+    rows = np.bincount(found.row, found.data, counts.shape[0])
+    columns = np.bincount(found.col, found.data, counts.shape[1]) ** 0.75
+    value = np.log(found.data / rows[found.row] / (columns / columns.sum())[found.col])
+    return sparse.csr_matrix((np.maximum(value, 0), (found.row, found.col)), shape=counts.shape)
+
+
+def _factorise(matrix: Any, dimensions: int, seed: int, root: bool = True) -> Vectors:
+    """(table rows, D): left singular vectors times the singular values (their `root`), rows of length 1."""
+    from sklearn.utils.extmath import randomized_svd
+
+    left, values, _ = randomized_svd(matrix, min(dimensions, min(matrix.shape)), n_iter=3, random_state=seed)
+    vectors = left * (np.sqrt(values) if root else values)
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.maximum(lengths, 1e-9), dtype=np.float32)
+
+
+def _outside(encoder: WordEncoder, table: TokenTable, texts: Sequence[str]) -> Vectors:
+    """(table rows, E): the pre-trained vectors of known words, in their most frequent spelling; an n-gram has the mean
+    of its words'."""
+    spellings: dict[str, Counter[str]] = defaultdict(Counter)
+    for text in texts:
+        for word in words(text, stem=False):
+            spellings[singular(word) if encoder.stem else word][word] += 1
+    out = np.zeros((encoder.rows, table.vectors.shape[1]), dtype=np.float32)
+    seen = np.zeros(encoder.rows, dtype=np.float32)
     for word, row in encoder.index.items():
-        composed[row] = table_rows[[row, *encoder.subwords(word)]].mean(axis=0)
-    composed[0] = 0
-    return composed, losses
+        spelling = max(spellings[word].items(), key=lambda each: (each[1], each[0]))[0] if word in spellings else word
+        vector = table.vector(spelling)
+        for each in [row, *encoder.subwords(word)] if vector.any() else []:
+            out[each] += vector
+            seen[each] += 1
+    return np.asarray(out / np.maximum(seen, 1)[:, None], dtype=np.float32)
 
 
-def _pairs(
-    centre: npt.NDArray[np.int64], context: npt.NDArray[np.int64], keep: npt.NDArray[np.float64], random: Any
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Each word with three words of its context, frequent ones seldom."""
-    chosen = random.choice(context, size=3 * len(centre))
-    kept = random.random(len(chosen)) < keep[chosen]
-    return np.repeat(centre, 3)[kept], chosen[kept]
+def _composed(encoder: WordEncoder, vectors: Vectors) -> Vectors:
+    """The table that nets read: a known word's row holds its n-grams' part too, so that one row is enough."""
+    out = vectors.copy()
+    for word, row in encoder.index.items():
+        out[row] = (1 - NGRAM_PART) * vectors[row] + NGRAM_PART * vectors[list(encoder.subwords(word))].mean(axis=0)
+    out[0] = 0
+    return out

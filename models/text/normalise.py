@@ -37,20 +37,19 @@ def words(text: str, stem: bool = True) -> list[str]:
 
 
 def singular(word: str) -> str:
-    """The plural's singular by Harman's S-stemmer (How effective is suffixing?, 1991); other words as they are.
+    """The singular of a regular English plural, after Harman's S-stemmer (How effective is suffixing?, 1991); other
+    words as they are.
 
-    >>> singular("ladies"), singular("dishes"), singular("glass"), singular("gas")
-    ('lady', 'dishe', 'glass', 'gas')
+    >>> singular("ladies"), singular("dishes"), singular("shoes"), singular("glass"), singular("chassis")
+    ('lady', 'dish', 'shoe', 'glass', 'chassis')
     """
-    if len(word) < 4 or word[-1] != "s":
+    if len(word) < 4 or word[-1] != "s" or word[-2] in "sui":
         return word
     if word.endswith("ies") and len(word) > 4 and word[-4] not in "ae":
         return word[:-3] + "y"
-    if word.endswith("es") and word[-3] not in "aeo":
-        return word[:-1]
-    if word[-2] not in "us":
-        return word[:-1]
-    return word
+    if word.endswith(("shes", "ches", "xes", "sses", "zzes")):
+        return word[:-2]
+    return word[:-1]
 
 
 def ngrams(word: str, shortest: int, longest: int) -> list[str]:

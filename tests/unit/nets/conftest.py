@@ -35,7 +35,7 @@ def settings() -> Settings:
         None,
         None,
         [
-            "text.dimensions=16", "text.buckets=200", "text.epochs=2", "text.min_count=1", "text.vocabulary=200",
+            "text.dimensions=16", "text.buckets=200", "text.min_count=1", "text.vocabulary=200",
             "train.epochs=2", "train.batch=16", "train.hidden=16", "train.threads=1", "models.textcnn.filters=8",
             "models.svc.min_rows=1",
         ],
