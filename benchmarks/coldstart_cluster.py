@@ -2,10 +2,11 @@
 
     python -m benchmarks.coldstart_cluster --kit ../shared/cluster [--repeats 7]
 
-Ours is manifests/base/serving with this project's image and a bundle of the full edition's size in an S3 server, which
-KServe's storage initializer fetches at each start; `bundle in the image` is ours with the bundle baked in. The empty
-model is the smallest KServe model in an image with `pip install kserve` and warm bytecode; it fetches nothing. Same
-resources for all. They are asked in turn, each when it is at zero; ratios are medians of the ratios within a turn.
+Ours is manifests/base/serving with this project's image and a bundle of the full edition's size, in three places: in an
+S3 server (KServe's storage initializer fetches it at each start), on a volume (storageUri pvc://, mounted, nothing is
+fetched), and in the image. The empty model is the smallest KServe model in an image with `pip install kserve` and warm
+bytecode; it fetches nothing. Same resources for all. They are asked in turn, each when it is at zero; ratios are
+medians of the ratios within a turn.
 """
 
 import argparse
@@ -25,7 +26,13 @@ from benchmarks.peers.full_size import write_full_size
 from tests.e2e.cluster import HOST_IP, ROOT, Cluster, started_cluster, until
 from tests.serving.s3 import running_s3
 
-OURS, BAKED, EMPTY = "hscode", "hscode-baked", "empty"
+OURS, VOLUME, BAKED, EMPTY = "hscode", "hscode-volume", "hscode-baked", "empty"
+LABELS = {
+    OURS: "hscode, bundle from S3",
+    VOLUME: "hscode, bundle on a volume",
+    BAKED: "hscode, bundle in the image",
+    EMPTY: "empty KServe model",
+}
 RESOURCES = {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"cpu": "1", "memory": "1Gi"}}
 IMAGES = {
     OURS: "hscode/serving:bench",
@@ -92,8 +99,7 @@ def wake(client: httpx.Client, gateway: str, namespace: str, name: str) -> float
     """Seconds from a request to its answer."""
     host = {"Host": f"{name}-predictor.{namespace}.hs.test", "content-type": "application/json"}
     before = time.perf_counter()
-    model = "hscode" if name == BAKED else name
-    path = f"{gateway}/v1/models/{'hscode' if name == EMPTY else model}:predict"
+    path = f"{gateway}/v1/models/{VOLUME if name == VOLUME else 'hscode'}:predict"
     answer = client.post(path, content=json.dumps({"instances": ["ladies cotton t-shirt"]}), headers=host)
     took = time.perf_counter() - before
     if answer.status_code != 200:
@@ -121,15 +127,20 @@ def main() -> None:
         shutil.copytree(bundle, whole, ignore=shutil.ignore_patterns("embedding", "net.pt"))
         # The peers' images say nothing of security contexts; ours passes `restricted` all the same.
         cluster.kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=baseline", "--overwrite")
+        whole.chmod(0o755)
+        work.chmod(0o755)
         apply(cluster, namespace, work, s3.put(whole, "full"))
         gateway = cluster.gateway
-        for name in IMAGES:
+        for name in LABELS:
             until(f"{name} ready", lambda name=name: ready(cluster, namespace, name), 600)
-        took: dict[str, list[float]] = {name: [] for name in IMAGES}
+        took: dict[str, list[float]] = {name: [] for name in LABELS}
         for _ in range(given.repeats):
-            for name in IMAGES:
+            for name in LABELS:
                 until(f"{name} at zero", lambda name=name: asleep(cluster, namespace, name), 600)
                 took[name].append(wake(client, gateway, namespace, name))
+        cluster.kubectl("delete", "inferenceservice", "--all", "-n", namespace)
+        cluster.kubectl("delete", "pvc", "--all", "-n", namespace, "--wait=false")
+        cluster.kubectl("delete", "pv", namespace, "--wait=false")
     show(took)
 
 
@@ -164,9 +175,31 @@ def apply(cluster: Cluster, namespace: str, work: Path, storage: str) -> None:
     }
     (overlay / "kustomization.yaml").write_text(json.dumps(kustomization))
     cluster.kubectl("apply", "--server-side", "-k", str(overlay))
+    for claim in volume(namespace, work):
+        cluster.kubectl("apply", "-n", namespace, "-f", "-", given=claim)
+    mounted = {"modelFormat": {"name": "hscode-bundle"}, "runtime": "hscode", "storageUri": "pvc://models/upload"}
+    on_volume = {"model": {**mounted, "resources": RESOURCES}, "automountServiceAccountToken": False}
+    cluster.kubectl("apply", "-n", namespace, "-f", "-", given=service(VOLUME, on_volume))
     baked = container(BAKED, "--model-dir=/bundle", "--model-name=hscode", "--grpc-port=-1")
     for name, spec in ((BAKED, baked), (EMPTY, container(EMPTY))):
         cluster.kubectl("apply", "-n", namespace, "-f", "-", given=service(name, spec))
+
+
+def volume(namespace: str, folder: Path) -> list[dict[str, Any]]:
+    """A volume that is a folder of this machine, which the node is on, and a claim of it."""
+    size = {"storage": "1Gi"}
+    modes = ["ReadOnlyMany"]
+    spec = {"capacity": size, "accessModes": modes, "hostPath": {"path": str(folder)}, "storageClassName": "by-hand"}
+    claim = {
+        "accessModes": modes,
+        "resources": {"requests": size},
+        "storageClassName": "by-hand",
+        "volumeName": namespace,
+    }
+    return [
+        {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": namespace}, "spec": spec},
+        {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "models"}, "spec": claim},
+    ]
 
 
 def ready(cluster: Cluster, namespace: str, name: str) -> bool:
@@ -178,13 +211,12 @@ def ready(cluster: Cluster, namespace: str, name: str) -> bool:
 def show(took: Mapping[str, list[float]]) -> None:
     """Seconds and ratios."""
     print(f"{'request at zero to answer':<28}{'median s':>9}{'min':>8}{'max':>8}")
-    labels = {OURS: "hscode, bundle from S3", BAKED: "hscode, bundle in the image", EMPTY: "empty KServe model"}
     for name, many in took.items():
-        print(f"{labels[name]:<28}{statistics.median(many):9.2f}{min(many):8.2f}{max(many):8.2f}")
-    for name in (OURS, BAKED):
+        print(f"{LABELS[name]:<28}{statistics.median(many):9.2f}{min(many):8.2f}{max(many):8.2f}")
+    for name in (OURS, VOLUME, BAKED):
         each = sorted(a / b for a, b in zip(took[name], took[EMPTY], strict=True))
         middle = statistics.median(each)
-        print(f"{labels[name]} / empty: {middle:.2f} ({each[0]:.2f} to {each[-1]:.2f}; aim at most 1)")
+        print(f"{LABELS[name]} / empty: {middle:.2f} ({each[0]:.2f} to {each[-1]:.2f}; aim at most 1)")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The line of accepted work and the one thread that does it.
+"""The line of accepted work and the threads that do it: one for each processor, for most of the work is in C.
 
 Requests that wait at the same time are computed together, because a batch costs ONNX Runtime less than its rows; an
 answer depends on its own text only, which the bundle guarantees and a test holds it to.
@@ -6,6 +6,7 @@ answer depends on its own text only, which the bundle guarantees and a test hold
 
 import asyncio
 import logging
+import os
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ from serving.predictor.request import Instance, Refused
 log = logging.getLogger(__name__)
 
 Work = Callable[[Sequence[Instance]], list[dict[str, Any]]]
-"""Instances in, as many answers out; runs on the engine's thread."""
+"""Instances in, as many answers out; runs on one of the engine's threads."""
 
 
 class Job:
@@ -30,22 +31,25 @@ class Job:
 
 
 class Engine:
-    """Bounded line, one worker thread. `start` once, `run` from the event loop, `stop` when the line is empty."""
+    """Bounded line, worker threads. `start` once, `run` from the event loop, `stop` when the line is empty."""
 
-    def __init__(self, waiting: int, batch_rows: int) -> None:
+    def __init__(self, waiting: int, batch_rows: int, threads: int = 1) -> None:
         self.limit, self.batch_rows = waiting, batch_rows
         self.waiting = 0
         self._line: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
+        self._threads = [threading.Thread(target=self._work, name=f"engine-{n}", daemon=True) for n in range(threads)]
 
     def start(self) -> None:
-        """Start the worker thread."""
-        self._thread.start()
+        """Start the worker threads."""
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
-        """End the worker thread after what is in the line."""
-        self._line.put(None)
-        self._thread.join()
+        """End the worker threads after what is in the line."""
+        for _ in self._threads:
+            self._line.put(None)
+        for thread in self._threads:
+            thread.join()
 
     async def run(self, work: Work, instances: list[Instance]) -> list[dict[str, Any]]:
         """Answers for `instances`, in order; Refused 503 where the line is full."""
@@ -102,6 +106,22 @@ class Engine:
             results.append((job.future, answers[at : at + len(job.instances)]))
             at += len(job.instances)
         batch[0].loop.call_soon_threadsafe(_deliver, results)
+
+
+def processors() -> int:
+    """Processors that this process may use, by affinity and by its control group's quota; at least 1."""
+    try:
+        count = len(os.sched_getaffinity(0))
+    except AttributeError:
+        count = os.cpu_count() or 1
+    try:
+        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:
+            quota, period = file.read().split()
+        if quota != "max":
+            count = min(count, int(quota) // int(period))
+    except (OSError, ValueError):
+        pass
+    return max(1, count)
 
 
 def _deliver(results: list[tuple["asyncio.Future[list[dict[str, Any]]]", list[dict[str, Any]]]]) -> None:

@@ -43,7 +43,9 @@ class Options:
     version: str | None
     """Overrides the version of the bundle's card."""
     threads: int
-    """Threads of ONNX Runtime. 1: the event loop and the encoder need the other core."""
+    """Threads of ONNX Runtime in one run. 1: several requests at once use the processors better."""
+    engine_threads: int
+    """Requests (or batches of them) computed at once; 0: one for each processor, at most 4."""
     batch_rows: int
     """Most instances that are computed in one go."""
     drain_seconds: float
@@ -77,7 +79,8 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     add("http-port", int, 8080, "REST port; 0: any free one")
     add("grpc-port", int, 8081, "gRPC port; 0: any free one; -1: none")
     add("version", str, None, "version to report instead of the bundle's")
-    add("threads", int, 1, "threads of ONNX Runtime")
+    add("threads", int, 1, "threads of ONNX Runtime in one run")
+    add("engine-threads", int, 0, "batches computed at once; 0: one for each processor, at most 4")
     add("batch-rows", int, 64, "most instances computed in one go")
     add("drain-seconds", float, 3.0, "after SIGTERM: still taking requests, while clients move away")
     add("grace-seconds", float, 30.0, "after draining: for requests under way")
@@ -96,6 +99,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         grpc_port=given.grpc_port,
         version=given.version,
         threads=given.threads,
+        engine_threads=given.engine_threads,
         batch_rows=given.batch_rows,
         drain_seconds=given.drain_seconds,
         grace_seconds=given.grace_seconds,

@@ -27,7 +27,7 @@ def serve(options: Options) -> None:
     gc.disable()
     loading = threading.Thread(target=load, name="load")
     loading.start()
-    from serving.predictor.engine import Engine
+    from serving.predictor.engine import Engine, processors
     from serving.predictor.model import HSModel
     from serving.predictor.server import PredictorServer
 
@@ -38,7 +38,7 @@ def serve(options: Options) -> None:
         raise loaded["error"]
     gc.freeze()
     gc.enable()
-    engine = Engine(options.limits.waiting, options.batch_rows)
+    engine = Engine(options.limits.waiting, options.batch_rows, options.engine_threads or min(4, processors()))
     server.start([HSModel(options.model_name, loaded["bundle"], engine, options.limits, options.version)])
 
 

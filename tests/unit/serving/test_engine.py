@@ -1,13 +1,14 @@
 """The engine: order, the bound, neighbours' failures, cancelled requests."""
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from serving.predictor.engine import Engine
+from serving.predictor.engine import Engine, processors
 from serving.predictor.request import Instance, Refused
 
 
@@ -25,8 +26,8 @@ def echo(given: Any) -> list[dict[str, Any]]:
 def make() -> Iterator[Callable[..., Engine]]:
     made: list[Engine] = []
 
-    def start(waiting: int = 100, batch_rows: int = 8) -> Engine:
-        made.append(Engine(waiting, batch_rows))
+    def start(waiting: int = 100, batch_rows: int = 8, threads: int = 1) -> Engine:
+        made.append(Engine(waiting, batch_rows, threads))
         made[-1].start()
         return made[-1]
 
@@ -49,8 +50,9 @@ class Gate:
         return echo(given)
 
 
-def test_each_request_gets_its_own_answers_in_order(make: Callable[..., Engine]) -> None:
-    engine = make(waiting=1000)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_each_request_gets_its_own_answers_in_order(make: Callable[..., Engine], threads: int) -> None:
+    engine = make(waiting=1000, threads=threads)
 
     async def main() -> None:
         asked = [engine.run(echo, instances(*(f"{r}.{i}" for i in range(r % 4 + 1)))) for r in range(50)]
@@ -134,3 +136,23 @@ def test_a_cancelled_request_is_not_computed_and_frees_its_place(make: Callable[
     asyncio.run(main())
     assert gate.sizes == [1]
     assert engine.waiting == 0
+
+
+def test_threads_compute_at_once(make: Callable[..., Engine]) -> None:
+    engine = make(threads=2)
+    both = threading.Barrier(2, timeout=10)
+
+    def meets(given: Any) -> list[dict[str, Any]]:
+        both.wait()
+        return echo(given)
+
+    async def main() -> None:
+        first = asyncio.create_task(engine.run(meets, instances(*"abcdefgh")))
+        second = asyncio.create_task(engine.run(meets, instances(*"abcdefgh")))
+        await asyncio.gather(first, second)
+
+    asyncio.run(main())
+
+
+def test_processors_are_those_that_may_be_used() -> None:
+    assert 1 <= processors() <= len(os.sched_getaffinity(0))
