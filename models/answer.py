@@ -268,7 +268,7 @@ def _precision_curve(
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Precision of the first 1..n rows (sorted, surest first) and its standard error, by a logistic fit of `right` on
     the log-odds of `sure`. The fit is drawn to "calibrated as it is" (intercept 0, slope 1) by a tenth of a row."""
-    clipped = np.clip(sure, 0.005, 0.99)
+    clipped = np.clip(sure, 0.005, 0.999)
     x = np.column_stack([np.ones_like(clipped), np.log(clipped / (1 - clipped))])
     centre, ridge = np.array([0.0, 1.0]), 0.1 * np.eye(2)
     fit = centre.copy()
