@@ -177,6 +177,41 @@ class TextCNN(Section):
     """Share of features dropped in training."""
 
 
+class BiLSTM(Section):
+    """Words read forwards and backwards."""
+
+    units: int = 128
+    """Units each way."""
+    dropout: float = Field(0.3, ge=0, lt=1)
+    """Share of features dropped in training."""
+
+
+class Transformer(Section):
+    """A small transformer encoder, trained from the word vectors on."""
+
+    layers: int = 2
+    """Layers; with some thousand short texts more learn nothing more."""
+    heads: int = 4
+    """Attention heads; divides the width."""
+    width: int = 128
+    """Width of a layer."""
+    dropout: float = Field(0.2, ge=0, lt=1)
+    """Share of features dropped in training."""
+
+
+class DNN(Section):
+    """Dense layers on the mean word vector: the cheapest of the nets."""
+
+    layers: int = 2
+    """Dense layers."""
+    width: int = 512
+    """Width of each."""
+    dropout: float = Field(0.3, ge=0, lt=1)
+    """Share of features dropped in training."""
+    word_dropout: float = Field(0.2, ge=0, lt=1)
+    """Share of a text's words left out of the mean in training."""
+
+
 class SVC(Section):
     """Linear support vector machine on word and character n-grams."""
 
@@ -235,6 +270,9 @@ class Models(Section):
     """Of textcnn, bilstm, transformer, dnn, svc, encoder, pool. Where others are named too, encoder is left out while
     models.encoder.source names none, so that one file serves with and without a pre-trained encoder."""
     textcnn: TextCNN = TextCNN()
+    bilstm: BiLSTM = BiLSTM()
+    transformer: Transformer = Transformer()
+    dnn: DNN = DNN()
     svc: SVC = SVC()
     encoder: Encoder = Encoder()
     pool: Pool = Pool()

@@ -64,6 +64,11 @@ class ClassScores(nn.Module):
         return functional.linear(torch.cat([self.scale * mean / length, features], dim=1), self.weight, self.bias)
 
 
+def masked_mean(vectors: Tensor, mask: Tensor) -> Tensor:
+    """(n, T, D), (n, T) → (n, D): the mean over the words that are there; zeros where none is."""
+    return (vectors * mask.unsqueeze(2)).sum(dim=1) / mask.sum(dim=1, keepdim=True).clamp(min=1.0)
+
+
 class LevelLoss:
     """Cross-entropy at HS2, HS4 and HS6 together; a level's probability is the sum over its classes."""
 
@@ -191,8 +196,7 @@ class _Scored(nn.Module):
         return self._scores(*self.vectors.of_words(rows, index))
 
     def _scores(self, vectors: Tensor, mask: Tensor) -> Tensor:
-        mean = (vectors * mask.unsqueeze(2)).sum(dim=1) / mask.sum(dim=1, keepdim=True).clamp(min=1.0)
-        return cast(Tensor, self.scores(mean, self.narrow(self.body(vectors, mask))))
+        return cast(Tensor, self.scores(masked_mean(vectors, mask), self.narrow(self.body(vectors, mask))))
 
 
 class WordBatches:

@@ -12,7 +12,7 @@ from models.calibration import softmax
 from models.nets.base import VAGUE, build
 from models.training import load_materials, train_bundle
 
-KINDS = ("textcnn", "svc")
+KINDS = ("textcnn", "bilstm", "transformer", "dnn", "svc")
 ASKED = ["cotton t-shirt", "Steel hooks, 12 pcs", "", "?", "running shoe blue running shoe", "zzyzx brnd trnrs", "дом"]
 
 
