@@ -1,5 +1,6 @@
 """What the torch kinds share: the embedding step's word vectors, scores by closeness to classes, level losses."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -156,7 +157,9 @@ class WordNet:
         """ONNX graph `ids` int64 (n, T, G) → `logits`."""
         self.module.eval()
         example = torch.from_numpy(self.encoder.encode(["cotton shirt", "qzx"])["ids"])
-        with torch.inference_mode():
+        with torch.inference_mode(), warnings.catch_warnings():
+            # Sizes that the tracer takes for constants are; what comes out is compared with what went in anyway.
+            warnings.simplefilter("ignore")
             torch.onnx.export(
                 self.module,
                 (example,),
