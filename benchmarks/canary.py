@@ -341,7 +341,8 @@ def single_look(effect: Effect) -> int | None:
     if rates is None or rates[0] == rates[1]:
         return None
     spread = sum(rate * (1 - rate) for rate in rates)
-    return 2 * math.ceil((stats.norm.ppf(0.95) + stats.norm.ppf(0.8)) ** 2 * spread / (rates[0] - rates[1]) ** 2)
+    far = float(stats.norm.ppf(0.95) + stats.norm.ppf(0.8))
+    return 2 * math.ceil(far**2 * spread / (rates[0] - rates[1]) ** 2)
 
 
 EFFECTS = (
