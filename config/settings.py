@@ -388,6 +388,19 @@ class Cost(Section):
     """Bundles kept in the store."""
 
 
+class Tune(Section):
+    """Search for better settings before training. Off by default: it trains a kind many times."""
+
+    kinds: tuple[Kind, ...] = ()
+    """Kinds to search; empty: none."""
+    trials: int = Field(20, ge=1)
+    """Trainings of a kind at most; bad ones are ended after some epochs."""
+    seconds: float | None = Field(None, gt=0)
+    """Time for a kind; no new trial is started after it. None: trials alone count."""
+    random_trials: int = Field(6, ge=1)
+    """Trials drawn at random before the search learns from them; none is ended early before."""
+
+
 class Registry(Section):
     """MLflow."""
 
@@ -592,6 +605,7 @@ class Settings(Section):
     answer: Answer = Answer()
     evaluate: Evaluate = Evaluate()
     explain: Explain = Explain()
+    tune: Tune = Tune()
     simulate: Simulate = Simulate()
     select: Select = Select()
     gate: Gate = Gate()

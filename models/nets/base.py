@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from config.settings import Settings
-from models.answer import Levels
+from models.answer import DIGITS, Levels
 from models.errors import UserError
 from models.text.encode import Encoder
 
@@ -122,6 +122,19 @@ def level_targets(levels: Levels, codes: Sequence[str]) -> dict[int, npt.NDArray
     """Index of each code at levels 2, 4, 6 (-1: the code is shorter or unknown); at level 6 positions are those of
     `levels.codes[6]`, which are the classes without the vague one."""
     return {digits: levels.indices(codes, digits) for digits in (2, 4, 6)}
+
+
+def mean_accuracy(materials: Materials, logits: npt.NDArray[np.float32], codes: Sequence[str]) -> float:
+    """Mean of top-1 accuracy at HS2, HS4, HS6 on rows that have a code."""
+    p = np.exp(logits - logits.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    shares = []
+    for digits in DIGITS:
+        truth = materials.levels.indices(codes, digits)
+        judged = np.array([len(code) >= digits for code in codes], dtype=bool)
+        if judged.any():
+            shares.append(float((materials.levels.probabilities(p, digits).argmax(axis=1) == truth)[judged].mean()))
+    return sum(shares) / len(shares) if shares else 0.0
 
 
 def work_folder(root: Path, *identity: str) -> Path:

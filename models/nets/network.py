@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from config.settings import Train
 from models.answer import DIGITS
-from models.nets.base import VAGUE, Materials, Rows
+from models.nets.base import VAGUE, Materials, Rows, mean_accuracy
 from models.nets.loop import fit
 from models.text.embedding import Embedding, load_embedding
 from models.text.encode import WordEncoder
@@ -249,19 +249,6 @@ class WordBatches:
         by_parts = random.random(len(distinct)) < dropout
         table_rows = np.where(by_parts[:, None], self.parts[distinct], self.whole[distinct])
         return torch.from_numpy(table_rows), torch.from_numpy(index.reshape(words_at.shape))
-
-
-def mean_accuracy(materials: Materials, logits: npt.NDArray[np.float32], codes: Sequence[str]) -> float:
-    """Mean of top-1 accuracy at HS2, HS4, HS6 on rows that have a code."""
-    p = np.exp(logits - logits.max(axis=1, keepdims=True))
-    p /= p.sum(axis=1, keepdims=True)
-    shares = []
-    for digits in DIGITS:
-        truth = materials.levels.indices(codes, digits)
-        judged = np.array([len(code) >= digits for code in codes], dtype=bool)
-        if judged.any():
-            shares.append(float((materials.levels.probabilities(p, digits).argmax(axis=1) == truth)[judged].mean()))
-    return sum(shares) / len(shares) if shares else 0.0
 
 
 def _centroids(materials: Materials, embedding: Embedding) -> npt.NDArray[np.float32]:
