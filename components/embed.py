@@ -16,10 +16,9 @@ def embed(settings: str, parts: Input[Dataset], embedding: Output[Artifact]) -> 
     """
     from pathlib import Path
 
-    from models.text.embedding import train_embedding
-
     from components.step import step
     from config.settings import Settings
+    from models.text.embedding import train_embedding
 
     with step("embed"):
         train_embedding(Path(parts.path), Settings.from_json(settings), Path(embedding.path))

@@ -34,10 +34,9 @@ def evaluate(
     """
     from pathlib import Path
 
-    from models.comparison import evaluate_bundles
-
     from components.step import step
     from config.settings import Settings
+    from models.comparison import evaluate_bundles
 
     given = {
         "textcnn": textcnn, "bilstm": bilstm, "transformer": transformer, "dnn": dnn,

@@ -32,10 +32,9 @@ def gate(
     import tempfile
     from pathlib import Path
 
-    from models.comparison import gate_candidate, write_report
-
     from components.step import step
     from config.settings import Settings
+    from models.comparison import gate_candidate, write_report
     from serving.registry import Registry
 
     with step("gate"), tempfile.TemporaryDirectory() as cache:

@@ -16,10 +16,9 @@ def ingest(settings: str, data_version: str, rows: Output[Dataset]) -> None:
     """
     from pathlib import Path
 
-    from models.data.ingest import ingest as read_rows
-
     from components.step import step
     from config.settings import Settings
+    from models.data.ingest import ingest as read_rows
 
     with step("ingest"):
         report = read_rows(Settings.from_json(settings), Path(rows.path))

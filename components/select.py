@@ -34,10 +34,9 @@ def select(
     """
     from pathlib import Path
 
-    from models.comparison import select_bundle
-
     from components.step import step
     from config.settings import Settings
+    from models.comparison import select_bundle
 
     given = {
         "textcnn": textcnn, "bilstm": bilstm, "transformer": transformer, "dnn": dnn,

@@ -16,10 +16,9 @@ def split(settings: str, rows: Input[Dataset], parts: Output[Dataset]) -> None:
     """
     from pathlib import Path
 
-    from models.data.split import split as cut
-
     from components.step import step
     from config.settings import Settings
+    from models.data.split import split as cut
 
     with step("split"):
         cut(Path(rows.path), Settings.from_json(settings), Path(parts.path))

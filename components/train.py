@@ -24,10 +24,9 @@ def train(
     """
     from pathlib import Path
 
-    from models.training import train_bundle
-
     from components.step import step
     from config.settings import Settings
+    from models.training import train_bundle
 
     with step(f"train-{kind}"):
         card = train_bundle(

@@ -1,5 +1,6 @@
 """The training loop of all torch kinds."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,14 +34,13 @@ def fit(
     optimiser = torch.optim.AdamW(
         module.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay, fused=True
     )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, max_lr=train.learning_rate, total_steps=train.epochs * steps + 1, pct_start=0.1
-    )
+    total_steps = train.epochs * steps
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: one_cycle(step, total_steps))
     state: dict[str, Any] = {"epoch": 0, "best": -1.0, "best_epoch": 0, "scores": []}
     best = {name: value.clone() for name, value in module.state_dict().items()}
     checkpoint = None if materials.work is None else materials.work / "checkpoint.pt"
-    if checkpoint is not None and checkpoint.exists():
-        saved = torch.load(checkpoint, weights_only=True)
+    saved = None if checkpoint is None else _load(checkpoint)
+    if saved is not None:
         state, best = saved["state"], saved["best"]
         module.load_state_dict(saved["module"])
         optimiser.load_state_dict(saved["optimiser"])
@@ -79,6 +79,23 @@ def fit(
             watch(epoch, now)
     module.load_state_dict(best)
     return {"epochs": state["epoch"], "best_epoch": state["best_epoch"], "valid_scores": state["scores"]}
+
+
+def one_cycle(step: int, steps: int, rising: float = 0.1) -> float:
+    """Share of the peak step size at `step` of `steps`: up in a line over the share `rising`, down along a cosine."""
+    top = max(1.0, rising * steps)
+    if step < top:
+        return (step + 1) / (top + 1)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - top) / max(1.0, steps - top))))
+
+
+def _load(path: Path) -> dict[str, Any] | None:
+    try:
+        saved: dict[str, Any] = torch.load(path, weights_only=True)
+    except Exception:
+        # Not there, or damaged: then the training begins anew, which is what it would do without a checkpoint.
+        return None
+    return saved
 
 
 def _save(path: Path, state: dict[str, Any], best: dict[str, Tensor], module: nn.Module, *others: Any) -> None:

@@ -244,7 +244,11 @@ def end_controllers(watched: Watched) -> None:
         if process.poll() is None:
             process.terminate()
     for process in watched.controllers:
-        process.wait(30)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
     for log in watched.home.glob("controller-*.log"):
         print(f"--- {log.name}\n{log.read_text()[-6000:]}")
 
