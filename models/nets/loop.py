@@ -28,8 +28,6 @@ def fit(
     rows of little weight as often as others. Same seed, same result; goes on from the checkpoint in
     `materials.work` where a killed training left one. `watch(epoch, score)` may raise to end it."""
     train = materials.settings.train
-    chances = materials.train.weights[materials.order].astype(np.float64)
-    chances /= chances.sum()
     steps = max(1, min(train.epoch_rows, len(materials.order)) // train.batch)
     optimiser = torch.optim.AdamW(
         module.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay, fused=True
@@ -50,7 +48,7 @@ def fit(
         epoch = state["epoch"] + 1
         torch.manual_seed(materials.seed * 1000 + epoch)
         random = np.random.default_rng([materials.seed, epoch])
-        rows = random.choice(materials.order, size=steps * train.batch, p=chances)
+        rows = drawn(materials.order, materials.train.weights, steps * train.batch, random)
         module.train()
         total = 0.0
         for step in range(steps):
@@ -79,6 +77,14 @@ def fit(
             watch(epoch, now)
     module.load_state_dict(best)
     return {"epochs": state["epoch"], "best_epoch": state["best_epoch"], "valid_scores": state["scores"]}
+
+
+def drawn(
+    order: npt.NDArray[np.intp], weights: npt.NDArray[np.float32], count: int, random: np.random.Generator
+) -> npt.NDArray[np.intp]:
+    """`count` of the rows in `order`, drawn in proportion to each row's weight."""
+    chances = weights[order].astype(np.float64)
+    return random.choice(order, size=count, p=chances / chances.sum())
 
 
 def one_cycle(step: int, steps: int, rising: float = 0.1) -> float:
