@@ -48,7 +48,7 @@ def build(settings: Settings, image: str = IMAGE) -> Any:
         rows = dressed(ingest(settings=settings, data_version=data_version), "Ingest", LARGE).output
         parts = dressed(split(settings=settings, rows=rows), "Split", SMALL).output
         embedding = dressed(embed(settings=settings, parts=parts), "Embed", LARGE).output
-        bundles = {
+        bundles: dict[str, Any] = {
             kind: dressed(
                 train(kind=kind, settings=settings, parts=parts, embedding=embedding), f"Train {kind}", LARGE
             ).output

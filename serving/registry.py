@@ -120,8 +120,8 @@ class Registry:
             number = str(made.version)
         else:
             number, run_id = existing.number, existing.run_id
-        for name, value in (metrics or {}).items():
-            self.client.log_metric(run_id, name, value)
+        for name, score in (metrics or {}).items():
+            self.client.log_metric(run_id, name, score)
         with tempfile.TemporaryDirectory() as folder:
             stamped = Path(folder) / BUNDLE
             shutil.copytree(bundle, stamped)

@@ -22,10 +22,10 @@ from torch.nn import functional
 
 from models.calibration import softmax
 from models.errors import UserError
-from models.nets.base import VAGUE, Materials
+from models.nets.base import VAGUE, Materials, mean_accuracy
 from models.nets.graphs import side_by_side
 from models.nets.loop import fit
-from models.nets.network import LevelLoss, mean_accuracy
+from models.nets.network import LevelLoss
 from models.progress import report
 from models.text.encode import Encoder, SeveralEncoders
 from models.text.pretrained import Embedder, Vectors, load_pretrained, write_graph

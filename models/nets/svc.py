@@ -98,7 +98,8 @@ class LinearSVCNet:
         dense: npt.NDArray[np.float32] = np.asarray(scores.todense(), dtype=np.float32)
         margins = dense * self.coefficients.scale + self.coefficients.bias
         subheading, heading, chapter = self.columns
-        return margins[:, subheading] + margins[:, heading] + margins[:, chapter]
+        summed: npt.NDArray[np.float32] = margins[:, subheading] + margins[:, heading] + margins[:, chapter]
+        return summed
 
     def export(self, path: Path) -> None:
         """ONNX graph `features` int64 (n, F), `values` float32 (n, F) → `logits` (see `sparse_graph`)."""
