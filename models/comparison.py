@@ -77,6 +77,12 @@ def train_counts(parts: Path) -> dict[str, int]:
     return {code: int(count) for code, count in rows.group_by("hs6").len().iter_rows()}
 
 
+def class_sizes(parts: Path, classes: int) -> list[int]:
+    """Training rows of each of `classes` classes, most first; those without an example are zeros."""
+    counts = sorted(train_counts(parts).values(), reverse=True)
+    return counts + [0] * (classes - len(counts))
+
+
 def judged_rows(frame: "pl.DataFrame") -> Bools:
     """(rows,): those that decide: trader-style rows with a code, or all with a code where there are none such."""
     coded = np.array([code is not None for code in true_codes(frame)], dtype=bool)
@@ -222,7 +228,7 @@ def write_report(
         synthetic=any(name.startswith("synthetic") for name in ingest["sources"]),
         split=_read(parts / "split.json"),
         ingest=ingest,
-        class_sizes=sorted(train_counts(parts).values(), reverse=True),
+        class_sizes=class_sizes(parts, max((m["classes"] for m in measured.values()), default=0)),
         selection=selection,
         gate=_read(verdict / "gate.json"),
         costs=selection["costs"],
