@@ -129,19 +129,27 @@ def main() -> None:
         cluster.kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=baseline", "--overwrite")
         whole.chmod(0o755)
         work.chmod(0o755)
-        apply(cluster, namespace, work, s3.put(whole, "full"))
-        gateway = cluster.gateway
-        for name in LABELS:
-            until(f"{name} ready", lambda name=name: ready(cluster, namespace, name), 600)
-        took: dict[str, list[float]] = {name: [] for name in LABELS}
-        for _ in range(given.repeats):
-            for name in LABELS:
-                until(f"{name} at zero", lambda name=name: asleep(cluster, namespace, name), 600)
-                took[name].append(wake(client, gateway, namespace, name))
-        cluster.kubectl("delete", "inferenceservice", "--all", "-n", namespace)
-        cluster.kubectl("delete", "pvc", "--all", "-n", namespace, "--wait=false")
-        cluster.kubectl("delete", "pv", namespace, "--wait=false")
+        try:
+            apply(cluster, namespace, work, s3.put(whole, "full"))
+            took = woken(cluster, client, namespace, given.repeats)
+        finally:
+            cluster.kubectl("delete", "inferenceservice", "--all", "-n", namespace)
+            cluster.kubectl("delete", "pvc", "--all", "-n", namespace, "--wait=false")
+            cluster.kubectl("delete", "pv", namespace, "--wait=false", "--ignore-not-found")
     show(took)
+
+
+def woken(cluster: Cluster, client: httpx.Client, namespace: str, repeats: int) -> dict[str, list[float]]:
+    """Seconds of each wake, by service."""
+    gateway = cluster.gateway
+    for name in LABELS:
+        until(f"{name} ready", lambda name=name: ready(cluster, namespace, name), 600)
+    took: dict[str, list[float]] = {name: [] for name in LABELS}
+    for _ in range(repeats):
+        for name in LABELS:
+            until(f"{name} at zero", lambda name=name: asleep(cluster, namespace, name), 600)
+            took[name].append(wake(client, gateway, namespace, name))
+    return took
 
 
 def apply(cluster: Cluster, namespace: str, work: Path, storage: str) -> None:
