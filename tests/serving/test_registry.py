@@ -36,7 +36,7 @@ def address(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     store = ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", str(folder / "store")]
     log = (folder / "log").open("w")
     server = subprocess.Popen([*command, *store], stdout=log, stderr=log, start_new_session=True)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while True:
         try:
             if httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200:
