@@ -382,7 +382,7 @@ def test_an_object_that_is_edited_and_deleted_meanwhile(watched: Watched) -> Non
         deployer.change(name, canary_percent=70)
         until("the share put back", lambda: deployer.status(name).canary_percent == 10, watched.place.patience)
         assert watched.canary(number).finished_at is None
-    with pytest.raises(UserError, match="canaryTrafficPercent is 10 already"):
+    with pytest.raises(UserError, match="a canary is undecided already"):
         watched.start_again(name)
     deployer.delete(name)
     assert watched.finished(number).state == "gone"

@@ -36,6 +36,12 @@ def start(
     Raises UserError where one is undecided already, the challenger serves already, or a share is set by other hands.
     """
     where = f"InferenceService {status.name}"
+    busy = UserError(
+        "a canary is undecided already", where, "see hscode canary status; end it with hscode canary abort"
+    )
+    with state.read() as session:
+        if any(row.service == status.name for row in undecided(session, status.namespace)):
+            raise busy
     champion = Model(status.storage_uri, status.version)
     if champion == challenger or status.version == challenger.version:
         raise UserError(f"version {challenger.version} serves already", where)
@@ -81,9 +87,7 @@ def start(
                 )
             )
     except IntegrityError:
-        raise UserError(
-            "a canary is undecided already", where, "see hscode canary status; end it with hscode canary abort"
-        ) from None
+        raise busy from None
     return canary.id
 
 

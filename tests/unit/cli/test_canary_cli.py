@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -105,11 +106,14 @@ def test_what_cannot_be_is_said(hscode: Callable[..., str], home: Path, tmp_path
     state = open_state(f"sqlite:///{home}/state.db")
     with pytest.raises(UserError, match="undecided already"):
         journal.start(state, status(), Model("s3://b/3", "3"), Policy(), model="m", who="w", now=NOW)
-    with pytest.raises(UserError, match="serves already"):
-        journal.start(state, status(), Model("s3://b/other", "1"), Policy(), model="m", who="w", now=NOW)
     with state.write() as session:
         row = journal.find(session)
         journal.finish(session, row, journal.GONE, "deleted", actor="test", now=NOW)
+    with pytest.raises(UserError, match="serves already"):
+        journal.start(state, status(), Model("s3://b/other", "1"), Policy(), model="m", who="w", now=NOW)
+    shared = replace(status(), canary_percent=20)
+    with pytest.raises(UserError, match="canaryTrafficPercent is 20 already"):
+        journal.start(state, shared, Model("s3://b/3", "3"), Policy(), model="m", who="w", now=NOW)
     with pytest.raises(UserError, match="canary 1 is gone already"):
         journal.ask(state, None, "promote", "w", "")
     state.close()
