@@ -213,21 +213,22 @@ class DNN(Section):
 
 
 class SVC(Section):
-    """Linear support vector machine on word and character n-grams."""
+    """Linear support vector machines on word and character n-grams."""
 
-    cost: float = 0.5
-    """Inverse of the regularisation strength."""
-    tolerance: float = 0.5
-    """Where the solver stops. 0.1 (scikit-learn's usual 1e-4 all the more) takes half as long again for the same
-    answers."""
+    cost: float = Field(0.5, gt=0)
+    """Inverse of the regularisation strength, for chapters and headings against the rest."""
+    sibling_cost: float = Field(5.0, gt=0)
+    """The same for subheadings against their siblings, which have few rows and little to overfit to."""
+    tolerance: float = Field(0.5, gt=0)
+    """Where liblinear stops. 0.1 takes half as long again and scikit-learn's usual 1e-4 far longer, to no gain."""
     ngrams: tuple[int, int] = (3, 5)
     """Shortest and longest character n-gram, within words."""
-    min_rows: int = 2
+    min_rows: int = Field(2, ge=1)
     """Rows that must have a term for it to become a feature."""
-    prune: float = Field(0.01, ge=0)
-    """Weights smaller than this are dropped: most of the size, next to nothing of the answers."""
-    classes_a_fit: int = 100
-    """Classes fitted in one call: a call copies all rows, a large one shows no progress."""
+    prune: float = Field(0.005, ge=0)
+    """Weights smaller than this are dropped: most of the size, none of the answers."""
+    machines_a_fit: int = Field(50, ge=1)
+    """Machines fitted in one call: a call copies all rows, a large one shows no progress."""
 
 
 class Encoder(Section):

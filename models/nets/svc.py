@@ -1,15 +1,17 @@
-"""Linear SVC on word and character n-grams: scikit-learn's LinearSVC, a class against the rest, pruned to what counts.
+"""Linear SVCs on word and character n-grams: scikit-learn's LinearSVC for chapters, for headings, within each heading.
+
+A machine for each of 5,600 subheadings against all other rows takes an hour of CPU time and does worse: most have two
+rows to go by. A machine for each chapter and each heading against the rest, and in each heading one for each of its
+subheadings against its siblings, take two minutes. A subheading's score is the weighted sum of its chapter's and its
+heading's distances, and the logarithm of its share within the heading; the three weights are fitted on valid.
 
 Weights near zero are dropped as in DiSMEC (Babbar and Schölkopf, 2017) and the rest kept as eight-bit steps of each
-class's largest. That is part of the model, not of its export: `logits` and the ONNX graph read the same numbers. The
-graph walks only the weights of a text's own features, so a short text costs little however many classes there are.
-
-There are machines for chapters and headings too, and a class's logit is the sum of the three margins: the margins of
-six-digit machines alone, summed up as probabilities, say too little of the chapter (65.7 of 100 chapters right with the
-three, 46.7 with one, kernel ridge on the same features, 1,292 trader-style rows, 5,613 classes, grouped split).
+machine's largest. That is part of the model, not of its export: `logits` and the ONNX graph read the same numbers. The
+graph walks only the weights of a text's own features, so a short text costs little however many machines there are.
 """
 
 import threading
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,90 +25,67 @@ from models.progress import report
 from models.text.encode import NgramEncoder
 from models.text.paths import SEPARATOR, informative_tail
 
+Floats = npt.NDArray[np.float64]
+Floats32 = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
 
-def build(materials: Materials) -> "LinearSVCNet":
+
+def build(materials: Materials) -> "LinearSVCs":
     """The net of this kind, not yet fitted."""
-    return LinearSVCNet(materials)
+    return LinearSVCs(materials)
 
 
-class LinearSVCNet:
-    """Implements `models.nets.base.Net`."""
+class LinearSVCs:
+    """Implements `models.nets.base.Net`. Machines are numbered: chapters, then headings, then classes (subheadings and,
+    where there is one, the vague class, which is a chapter and a heading of its own)."""
 
     def __init__(self, materials: Materials) -> None:
         self.materials = materials
         self.settings = materials.settings.models.svc
         self.rows = merge_paths(materials.train)
         self.encoder = _encoder(self.rows.texts, self.settings.min_rows, self.settings.ngrams)
-        self.columns = level_columns(materials)
+        self.chapters = sorted({code[:2] for code in materials.classes})
+        self.headings = sorted({code[:4] for code in materials.classes})
+        self.chapter_of = np.array([self.chapters.index(code[:2]) for code in materials.classes], dtype=np.int64)
+        self.heading_of = np.array([self.headings.index(code[:4]) for code in materials.classes], dtype=np.int64)
+        machines = len(self.chapters) + len(self.headings) + len(materials.classes)
+        self.machines = Machines(machines, len(self.encoder.terms))
+        self.shares = np.array([4.0, 8.0, 3.0])
+        """Weights of chapter, heading and subheading; what is usual where valid cannot tell."""
 
     def fit(self, watch: Callable[[int, float], None] | None = None) -> dict[str, Any]:
-        """Fit every class, heading and chapter against the rest, then prune. A row of fewer than six digits teaches the
-        machines of the levels that it reaches."""
-        materials, settings = self.materials, self.settings
+        """Fit all machines, prune them, then weigh the levels on valid."""
         features = self._matrix(self.rows.texts)
-        row_weights = self.rows.weights.astype(np.float64)
-        self.coefficients = _Coefficients(int(self.columns.max()) + 1, features.shape[1])
-        queue: list[tuple[Any, npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.int64]]] = []
-        for labels in level_labels(materials, self.rows.codes):
-            used = np.flatnonzero(labels >= 0)
-            present = np.unique(labels[used])
-            if queue and materials.vague is not None:
-                present = present[present != materials.vague]
-            for classes in np.array_split(present, max(1, len(present) // settings.classes_a_fit)):
-                if len(classes):
-                    queue.append((features[used], labels[used], row_weights[used], classes))
-        done = 0
-        lock = threading.Lock()
-        total = len(queue)
-
-        def work() -> None:
-            nonlocal done
-            while True:
-                with lock:
-                    if not queue or failed:
-                        return
-                    x, labels, weights, classes = queue.pop()
-                try:
-                    fitted = fit_against_rest(x, labels, weights, classes, settings.cost, settings.tolerance)
-                except BaseException as error:
-                    failed.append(error)
-                    return
-                with lock:
-                    self.coefficients.put(classes, *fitted, settings.prune)
-                    done += 1
-                    report(materials.step, done / total * 0.99, 1, f"groups of classes: {done} of {total}")
-
-        failed: list[BaseException] = []
-        threads = [threading.Thread(target=work) for _ in range(max(1, materials.settings.train.threads))]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        if failed:
-            raise failed[0]
-        self.coefficients.close()
+        weights = self.rows.weights.astype(np.float64)
+        first = 0
+        for digits, names in ((2, self.chapters), (4, self.headings)):
+            index = {name: i for i, name in enumerate(names)}
+            reach = [i for i, code in enumerate(self.rows.codes) if len(code) >= digits or not code]
+            used = np.array([i for i in reach if self.rows.codes[i][:digits] in index], dtype=np.intp)
+            labels = np.array([index[self.rows.codes[i][:digits]] for i in used], dtype=np.int64)
+            self._fit_level(features[used], labels, weights[used], first)
+            first += len(names)
+        self._fit_within_headings(features, first)
+        self.machines.close()
+        self._weigh_levels()
         return {
-            "rows": features.shape[0],
+            "rows": len(self.rows),
             "features": features.shape[1],
-            "weights_kept": int(self.coefficients.by_class.nnz),
-            "weights_fitted": self.coefficients.fitted,
+            "weights_kept": int(self.machines.steps.nnz),
+            "weights_fitted": self.machines.fitted,
+            "level_weights": self.shares.tolist(),
         }
 
     def logits(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """(n, classes): sums of the distances from the planes of class, heading and chapter, by scipy."""
-        scores = self._matrix(texts).astype(np.float32) @ self.coefficients.by_class.T.astype(np.float32)
-        dense: npt.NDArray[np.float32] = np.asarray(scores.todense(), dtype=np.float32)
-        margins = dense * self.coefficients.scale + self.coefficients.bias
-        subheading, heading, chapter = self.columns
-        summed: npt.NDArray[np.float32] = margins[:, subheading] + margins[:, heading] + margins[:, chapter]
-        return summed
+        """(n, classes), by scipy."""
+        chapters, headings, own = self._distances(texts)
+        return _scores(chapters, headings, own, self.chapter_of, self.heading_of, self.shares)
 
     def export(self, path: Path) -> None:
         """ONNX graph `features` int64 (n, F), `values` float32 (n, F) → `logits` (see `sparse_graph`)."""
         import onnx
 
-        coefficients = self.coefficients
-        by_feature = coefficients.by_class.T.tocsr()
+        by_feature = self.machines.steps.T.tocsr()
         by_feature.sort_indices()
         # Feature 0 stands for none, so the graph's row k is the encoder's feature k.
         starts = np.concatenate([[0], by_feature.indptr]).astype(np.int64)
@@ -114,11 +93,102 @@ class LinearSVCNet:
             starts,
             by_feature.indices,
             by_feature.data.astype(np.int8),
-            coefficients.scale,
-            coefficients.bias,
-            self.columns,
+            self.machines.scale,
+            self.machines.bias,
+            self.chapter_of,
+            self.heading_of,
+            self.shares,
         )
         onnx.save(graph, str(path))
+
+    def _fit_level(self, features: Any, labels: Ints, weights: Floats, first: int) -> None:
+        """Machines of one level, each against all other rows, some at a time on each thread."""
+        settings, names = self.settings, np.unique(labels)
+        queue = list(np.array_split(names, max(1, len(names) // settings.machines_a_fit)))
+        total, failed, lock = len(queue), list[BaseException](), threading.Lock()
+
+        def work() -> None:
+            while True:
+                with lock:
+                    if not queue or failed:
+                        return
+                    own = queue.pop()
+                try:
+                    fitted = fit_against_rest(features, labels, weights, own, settings.cost, settings.tolerance)
+                except BaseException as error:
+                    failed.append(error)
+                    return
+                with lock:
+                    self.machines.put(own + first, *fitted, settings.prune)
+                    done = (self.machines.put_so_far / len(self.machines.scale)) ** 0.5
+                    report(self.materials.step, 0.95 * done, 1, f"{total - len(queue)} of {total} parts of a level")
+
+        threads = [threading.Thread(target=work) for _ in range(max(1, self.materials.settings.train.threads))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if failed:
+            raise failed[0]
+
+    def _fit_within_headings(self, features: Any, first: int) -> None:
+        """Machines of subheadings against their siblings. The law's words count here as much as a trader's: among
+        siblings they are what tells one from the other."""
+        codes, settings = self.rows.codes, self.settings
+        index = {code: i for i, code in enumerate(self.materials.classes)}
+        weights = np.where(np.array(self.rows.kinds) == "nomenclature", 1.0, self.rows.weights).astype(np.float64)
+        siblings: dict[str, list[int]] = {}
+        for i, code in enumerate(codes):
+            if code in index:
+                siblings.setdefault(code[:4], []).append(i)
+        for members in siblings.values():
+            labels = np.array([index[codes[i]] for i in members], dtype=np.int64)
+            own = np.unique(labels)
+            if len(own) == 1:
+                continue
+            part = features[members]
+            columns = np.unique(part.indices)
+            narrow, bias = fit_against_rest(
+                part[:, columns], labels, weights[members], own, settings.sibling_cost, settings.tolerance
+            )
+            wide = np.zeros((len(own), features.shape[1]))
+            wide[:, columns] = narrow
+            self.machines.put(own + first, wide, bias, settings.prune)
+
+    def _weigh_levels(self) -> None:
+        """Weights that make the true codes of valid most likely: chapter's and heading's together, then siblings'."""
+        from scipy.optimize import minimize
+
+        valid, levels = self.materials.valid, self.materials.levels
+        rows = [i for i, kind in enumerate(valid.kinds) if kind != "nomenclature"] or list(range(len(valid)))
+        codes = [valid.codes[i] for i in rows]
+        if not any(codes):
+            return
+        distances = self._distances([valid.texts[i] for i in rows])
+        truths = {digits: levels.indices(codes, digits) for digits in (2, 4, 6)}
+
+        def loss(shares: Floats) -> float:
+            logits = _scores(*distances, self.chapter_of, self.heading_of, np.abs(shares)).astype(np.float64)
+            logits -= logits.max(axis=1, keepdims=True)
+            p = np.exp(logits)
+            p /= p.sum(axis=1, keepdims=True)
+            total = 0.0
+            for digits, truth in truths.items():
+                known = np.flatnonzero(truth >= 0)
+                if len(known):
+                    likely = levels.probabilities(p, digits)[known, truth[known]]
+                    total -= float(np.log(np.maximum(likely, 1e-12)).mean())
+            return total
+
+        found = minimize(loss, self.shares, method="Nelder-Mead", options={"maxfev": 60, "xatol": 0.05, "fatol": 1e-4})
+        self.shares = np.abs(found.x)
+
+    def _distances(self, texts: Sequence[str]) -> tuple[Floats32, Floats32, Floats32]:
+        """Distances (n, chapters), (n, headings), (n, classes) from the machines' planes."""
+        sums = self._matrix(texts).astype(np.float32) @ self.machines.steps.T.astype(np.float32)
+        dense = np.asarray(sums.todense(), dtype=np.float32) * self.machines.scale + self.machines.bias
+        chapters, headings, own = np.split(dense, [len(self.chapters), len(self.chapters) + len(self.headings)], axis=1)
+        return chapters, headings, own
 
     def _matrix(self, texts: Sequence[str]) -> Any:
         from scipy import sparse
@@ -130,52 +200,25 @@ class LinearSVCNet:
         return sparse.csr_matrix((values, columns, pointers), shape=(len(texts), len(self.encoder.terms)))
 
 
-def level_columns(materials: Materials) -> npt.NDArray[np.int64]:
-    """(3, classes): the machine of each class, of its heading and of its chapter; the vague class is its own thrice."""
-    classes, levels = materials.classes, materials.levels
-    own = np.arange(len(classes))
-    out = np.stack([own, own, own]).astype(np.int64)
-    coded = np.array([i for i in range(len(classes)) if i != materials.vague])
-    first = len(classes)
-    for row, digits in ((1, 4), (2, 2)):
-        out[row, coded] = first + levels.indices([classes[i] for i in coded], digits)
-        first += len(levels.codes[digits])
-    return out
+class Machines:
+    """Pruned weights of all machines: steps of -127..127, times `scale` of the machine, plus `bias`. A machine that is
+    not put says 0 to all: it has nothing to tell apart."""
 
-
-def level_labels(materials: Materials, codes: Sequence[str]) -> list[npt.NDArray[np.int64]]:
-    """For subheadings, headings, chapters: the machine of each of n `codes`, -1 where the code is too short."""
-    out = []
-    starts = (0, len(materials.classes), len(materials.classes) + len(materials.levels.codes[4]))
-    for digits, start in zip((6, 4, 2), starts, strict=True):
-        if digits == 6:
-            position = {code: i for i, code in enumerate(materials.classes)}
-            labels = np.array([position.get(code, -1) for code in codes], dtype=np.int64)
-        else:
-            found = materials.levels.indices(codes, digits)
-            labels = np.where(found >= 0, start + found, -1).astype(np.int64)
-            if materials.vague is not None:
-                labels[np.array([code == "" for code in codes], dtype=bool)] = materials.vague
-        out.append(labels)
-    return out
-
-
-class _Coefficients:
-    """Pruned weights of all classes: steps of -127..127, times `scale` of the class, plus `bias`."""
-
-    def __init__(self, classes: int, features: int) -> None:
-        self.shape = (classes, features)
-        self.scale = np.ones(classes, dtype=np.float32)
-        # A class without a row is as far from every text as one can be.
-        self.bias = np.full(classes, -1.0, dtype=np.float32)
+    def __init__(self, machines: int, features: int) -> None:
+        self.shape = (machines, features)
+        self.scale = np.ones(machines, dtype=np.float32)
+        self.bias = np.zeros(machines, dtype=np.float32)
         self.fitted = 0
         self._kept: dict[int, tuple[npt.NDArray[np.int32], npt.NDArray[np.int8]]] = {}
 
-    def put(
-        self, classes: npt.NDArray[np.int64], weights: npt.NDArray[Any], bias: npt.NDArray[Any], prune: float
-    ) -> None:
-        """Keep what counts of (k, features) `weights` of k classes."""
-        for c, row, b in zip(classes.tolist(), weights, bias, strict=True):
+    @property
+    def put_so_far(self) -> int:
+        """Machines put."""
+        return len(self._kept)
+
+    def put(self, numbers: Ints, weights: Floats, bias: Floats, prune: float) -> None:
+        """Keep what counts of (k, features) `weights` of k machines."""
+        for c, row, b in zip(numbers.tolist(), weights, bias, strict=True):
             largest = float(np.abs(row).max()) or 1.0
             self.fitted += int(np.count_nonzero(row))
             self.scale[c], self.bias[c] = largest / 127, b
@@ -183,14 +226,34 @@ class _Coefficients:
             self._kept[c] = at.astype(np.int32), np.rint(row[at] / self.scale[c]).astype(np.int8)
 
     def close(self) -> None:
-        """Make `by_class`, the (classes, features) sparse matrix of steps."""
+        """Make `steps`, the (machines, features) sparse matrix."""
         from scipy import sparse
 
         nothing = (np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int8))
         kept = [self._kept.pop(c, nothing) for c in range(self.shape[0])]
         pointers = np.cumsum([0, *(len(at) for at, _ in kept)])
         parts = (np.concatenate([steps for _, steps in kept]), np.concatenate([at for at, _ in kept]), pointers)
-        self.by_class = sparse.csr_matrix(parts, shape=self.shape)
+        self.steps = sparse.csr_matrix(parts, shape=self.shape)
+
+
+def _scores(
+    chapters: npt.NDArray[np.float32],
+    headings: npt.NDArray[np.float32],
+    own: npt.NDArray[np.float32],
+    chapter_of: Ints,
+    heading_of: Ints,
+    shares: Floats,
+) -> npt.NDArray[np.float32]:
+    """(n, classes): weighted distances of chapter and heading, plus the log share within the heading."""
+    chapter, heading, sibling = (np.float32(share) for share in shares)
+    scaled = own * sibling
+    starts = np.flatnonzero(np.diff(heading_of, prepend=-1))
+    # Classes are sorted, so a heading's stand together.
+    total = np.add.reduceat(np.exp(scaled), starts, axis=1)
+    place = np.cumsum(np.diff(heading_of, prepend=heading_of[0]) != 0)
+    within = scaled - np.log(total)[:, place]
+    out: npt.NDArray[np.float32] = chapters[:, chapter_of] * chapter + headings[:, heading_of] * heading + within
+    return out
 
 
 def merge_paths(rows: Rows) -> Rows:
@@ -216,10 +279,10 @@ def fit_against_rest(
     features: Any,
     labels: npt.NDArray[np.int64],
     weights: npt.NDArray[np.float64],
-    classes: npt.NDArray[np.int64],
+    classes: Ints,
     cost: float,
     tolerance: float,
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+) -> tuple[Floats, Floats]:
     """Weights (k, features) and bias (k,) of k `classes`, each against all other rows, in one call of liblinear.
 
     The rows of other classes stand in as one more class; its own machine is made worthless (its cost near 0) and thrown
@@ -232,7 +295,10 @@ def fit_against_rest(
     targets = position[labels]
     rest = {len(classes): 1e-6} if (targets == len(classes)).any() and len(classes) > 1 else None
     machine = LinearSVC(C=cost, tol=tolerance, dual=True, random_state=0, class_weight=rest)
-    machine.fit(features, targets, sample_weight=weights)
+    with warnings.catch_warnings():
+        # "More classes than half the rows": so it is in a heading where each subheading has its legal text alone.
+        warnings.simplefilter("ignore", UserWarning)
+        machine.fit(features, targets, sample_weight=weights)
     coefficients, bias = machine.coef_, machine.intercept_
     if len(machine.classes_) == 2:
         # Two classes are one machine, whose positive side is the second.
@@ -242,31 +308,37 @@ def fit_against_rest(
 
 def sparse_graph(
     starts: npt.NDArray[np.int64],
-    class_ids: npt.NDArray[Any],
+    machine_ids: npt.NDArray[Any],
     steps: npt.NDArray[np.int8],
     scale: npt.NDArray[np.float32],
     bias: npt.NDArray[np.float32],
-    columns: npt.NDArray[np.int64],
+    chapter_of: Ints,
+    heading_of: Ints,
+    shares: Floats,
 ) -> Any:
-    """ONNX graph of a sparse linear model: `features`, `values` (n, F) → `logits` (n, classes), each the sum of the
-    margins of three machines (3, classes) `columns`.
+    """ONNX graph of the sparse machines and their sum: `features`, `values` (n, F) → `logits` (n, classes).
 
-    Feature f has the weights `steps[starts[f]:starts[f + 1]]`, of the classes `class_ids[...]` there. The graph lists
-    the weights of all features of all texts, one after the other, and adds each, times its feature's value, to its
-    text's class; a sum's order is that of the text's own features, so it does not depend on other texts.
+    Feature f has the weights `steps[starts[f]:starts[f + 1]]`, of the machines `machine_ids[...]` there. The graph
+    lists the weights of all features of all texts, one after the other, and adds each, times its feature's value, to
+    its text's machine; a sum's order is that of the text's own features, so it does not depend on other texts. Class c
+    is of chapter `chapter_of[c]` and heading `heading_of[c]`; `shares` are the weights of the three levels.
     """
     from onnx import TensorProto, helper, numpy_helper
 
-    classes = len(scale)
-    small = class_ids.astype(np.int16 if classes < 2**15 else np.int32)
+    machines = len(scale)
+    chapters, headings = int(chapter_of.max()) + 1, int(heading_of.max()) + 1
+    small = machine_ids.astype(np.int16 if machines < 2**15 else np.int32)
+    shares_32 = [np.array(share, dtype=np.float32) for share in shares]
     constants: dict[str, npt.NDArray[Any]] = {
-        "starts": starts, "class_ids": small, "steps": steps, "scale": scale, "bias": bias,
+        "starts": starts, "machine_ids": small, "steps": steps, "scale": scale, "bias": bias,
         "flat": np.array([-1], dtype=np.int64), "one": np.array(1, dtype=np.int64),
         "ones": np.array([1], dtype=np.int64), "zero": np.array(0, dtype=np.int64),
         "zeros": np.array([0], dtype=np.int64), "axis": np.array(0, dtype=np.int64),
-        "classes": np.array(classes, dtype=np.int64), "classes_1": np.array([classes], dtype=np.int64),
-        "back": np.array([-1, classes], dtype=np.int64),
-        "subheading": columns[0], "heading": columns[1], "chapter": columns[2],
+        "machines": np.array(machines, dtype=np.int64), "machines_1": np.array([machines], dtype=np.int64),
+        "back": np.array([-1, machines], dtype=np.int64), "chapters": np.array([chapters], dtype=np.int64),
+        "upper": np.array([chapters + headings], dtype=np.int64), "headings": np.array([headings], dtype=np.int64),
+        "chapter_of": chapter_of, "heading_of": heading_of, "heading_of_1": heading_of[None, :],
+        "chapter_share": shares_32[0], "heading_share": shares_32[1], "sibling_share": shares_32[2],
     }  # fmt: skip
     node = helper.make_node
     nodes = [
@@ -296,26 +368,43 @@ def sparse_graph(
         node("Sub", ["begin", "offset"], ["shift"]),
         node("Gather", ["shift", "owner"], ["own_shift"]),
         node("Add", ["listed", "own_shift"], ["at"]),
-        node("Gather", ["class_ids", "at"], ["class_small"]),
-        node("Cast", ["class_small"], ["class"], to=TensorProto.INT64),
+        node("Gather", ["machine_ids", "at"], ["machine_small"]),
+        node("Cast", ["machine_small"], ["machine"], to=TensorProto.INT64),
         node("Gather", ["steps", "at"], ["step_small"]),
         node("Cast", ["step_small"], ["step"], to=TensorProto.FLOAT),
         node("Gather", ["v", "owner"], ["value"]),
         node("Mul", ["step", "value"], ["part"]),
         node("Div", ["owner", "width"], ["row"]),
-        node("Mul", ["row", "classes"], ["row_start"]),
-        node("Add", ["row_start", "class"], ["target"]),
-        node("Mul", ["n", "classes_1"], ["cells"]),
+        node("Mul", ["row", "machines"], ["row_start"]),
+        node("Add", ["row_start", "machine"], ["target"]),
+        node("Mul", ["n", "machines_1"], ["cells"]),
         node("ConstantOfShape", ["cells"], ["empty"], value=helper.make_tensor("", TensorProto.FLOAT, [1], [0.0])),
         node("ScatterElements", ["empty", "target", "part"], ["sums"], axis=0, reduction="add"),
         node("Reshape", ["sums", "back"], ["by_row"]),
         node("Mul", ["by_row", "scale"], ["scaled"]),
-        node("Add", ["scaled", "bias"], ["margins"]),
-        node("Gather", ["margins", "subheading"], ["margin_6"], axis=1),
-        node("Gather", ["margins", "heading"], ["margin_4"], axis=1),
-        node("Gather", ["margins", "chapter"], ["margin_2"], axis=1),
-        node("Add", ["margin_6", "margin_4"], ["margin_6_4"]),
-        node("Add", ["margin_6_4", "margin_2"], ["logits"]),
+        node("Add", ["scaled", "bias"], ["distances"]),
+        node("Slice", ["distances", "zeros", "chapters", "ones"], ["of_chapter"]),
+        node("Slice", ["distances", "chapters", "upper", "ones"], ["of_heading"]),
+        node("Slice", ["distances", "upper", "machines_1", "ones"], ["of_class"]),
+        node("Gather", ["of_chapter", "chapter_of"], ["own_chapter"], axis=1),
+        node("Gather", ["of_heading", "heading_of"], ["own_heading"], axis=1),
+        node("Mul", ["own_chapter", "chapter_share"], ["by_chapter"]),
+        node("Mul", ["own_heading", "heading_share"], ["by_heading"]),
+        node("Mul", ["of_class", "sibling_share"], ["by_sibling"]),
+        # The logarithm of the share within the heading.
+        node("Exp", ["by_sibling"], ["raised"]),
+        node("Shape", ["raised"], ["raised_shape"]),
+        node("Expand", ["heading_of_1", "raised_shape"], ["group"]),
+        node("Concat", ["n", "headings"], ["groups_shape"], axis=0),
+        node(
+            "ConstantOfShape", ["groups_shape"], ["blanks"], value=helper.make_tensor("", TensorProto.FLOAT, [1], [0])
+        ),
+        node("ScatterElements", ["blanks", "group", "raised"], ["totals"], axis=1, reduction="add"),
+        node("Gather", ["totals", "heading_of"], ["own_total"], axis=1),
+        node("Log", ["own_total"], ["log_total"]),
+        node("Sub", ["by_sibling", "log_total"], ["within"]),
+        node("Add", ["by_chapter", "by_heading"], ["above"]),
+        node("Add", ["above", "within"], ["logits"]),
     ]
     nodes.insert(3, node("Shape", ["f"], ["f_shape"]))
     graph = helper.make_graph(
@@ -325,7 +414,7 @@ def sparse_graph(
             helper.make_tensor_value_info("features", TensorProto.INT64, ["n", "f"]),
             helper.make_tensor_value_info("values", TensorProto.FLOAT, ["n", "f"]),
         ],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", columns.shape[1]])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", len(heading_of)])],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], producer_name="hscode")

@@ -26,10 +26,9 @@ def folder(tmp_path: Path) -> Path:
     starts = np.cumsum([0, 0, *(len(w) for w in TERMS.values())])
     ids = np.array([c for w in TERMS.values() for c in w])
     steps = np.array([s for w in TERMS.values() for s in w.values()], dtype=np.int8)
-    scale = np.full(5, 1 / 20, dtype=np.float32)
-    # The fifth machine weighs nothing: headings and chapters add nothing to the four classes.
-    columns = np.array([[0, 1, 2, 3], [4, 4, 4, 4], [4, 4, 4, 4]])
-    graph = sparse_graph(starts, ids, steps, scale, np.zeros(5, dtype=np.float32), columns)
+    # Machines: one chapter, four headings of one class each, which alone weigh, and the classes' own.
+    ids, scale, bias = ids + 1, np.full(9, 1 / 20, dtype=np.float32), np.zeros(9, dtype=np.float32)
+    graph = sparse_graph(starts, ids, steps, scale, bias, np.zeros(4, dtype=int), np.arange(4), np.ones(3))
     onnx.save(graph, str(tmp_path / "model.onnx"))
     texts = {"61": "Knitted clothing", "6109": "T-shirts", "610910": "T-shirts; cotton"}
     labels = {"classes": CLASSES, "vague": 3, "edition": "HS2022", "texts": texts}
