@@ -145,7 +145,7 @@ class Train(Section):
     """Stratified up-sampling of the training part: 0 leaves class sizes alone, 1 makes all classes as large as the
     largest; drawn in proportion to size^(1-upsample)."""
     level_losses: tuple[float, float, float] = (0.33, 0.33, 0.34)
-    """Weights of the losses at HS2, HS4, HS6. With more on the subheading, heading and chapter lose more than it gains."""
+    """Weights of the losses at HS2, HS4, HS6. With more on the subheading the levels above lose more than it gains."""
     path_parts: int = Field(2, ge=0)
     """A tariff's text that is a path ("A > B > Other > C") is read in training as its last so many parts that say
     something; 0: the whole path. Its first parts are the same in all sibling lines."""
