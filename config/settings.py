@@ -146,6 +146,9 @@ class Train(Section):
     largest; drawn in proportion to size^(1-upsample)."""
     level_losses: tuple[float, float, float] = (0.33, 0.33, 0.34)
     """Weights of the losses at HS2, HS4, HS6. With more on the subheading the levels above lose more than it gains."""
+    sibling_factor: float = Field(6.0, gt=0)
+    """How much more a nomenclature text counts among the subheadings of its heading than its weight says. Traders know
+    better what goods are called, the law what tells one subheading from the next."""
     path_parts: int = Field(2, ge=0)
     """A tariff's text that is a path ("A > B > Other > C") is read in training as its last so many parts that say
     something; 0: the whole path. Its first parts are the same in all sibling lines."""

@@ -22,12 +22,14 @@ def fit(
     score: Callable[[], float],
     materials: Materials,
     watch: Callable[[int, float], None] | None = None,
+    weights: npt.NDArray[np.float32] | None = None,
 ) -> dict[str, Any]:
     """Train `module` an epoch at a time until `score` on valid has not risen for the settings' patience; leaves the
-    best epoch's weights in it. An epoch's rows are drawn from `materials.order` by weight: that costs less than to read
-    rows of little weight as often as others. Same seed, same result; goes on from the checkpoint in
-    `materials.work` where a killed training left one. `watch(epoch, score)` may raise to end it."""
+    best epoch's weights in it. An epoch's rows are drawn from `materials.order` by `weights` (None: the rows' own), as
+    that costs less than to read rows of little weight as often as others. Same seed, same result; goes on from the
+    checkpoint in `materials.work` where a killed training left one. `watch(epoch, score)` may raise to end it."""
     train = materials.settings.train
+    weights = materials.train.weights if weights is None else weights
     steps = max(1, min(train.epoch_rows, len(materials.order)) // train.batch)
     optimiser = torch.optim.AdamW(
         module.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay, fused=True
@@ -48,7 +50,7 @@ def fit(
         epoch = state["epoch"] + 1
         torch.manual_seed(materials.seed * 1000 + epoch)
         random = np.random.default_rng([materials.seed, epoch])
-        rows = drawn(materials.order, materials.train.weights, steps * train.batch, random)
+        rows = drawn(materials.order, weights, steps * train.batch, random)
         module.train()
         total = 0.0
         for step in range(steps):

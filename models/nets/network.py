@@ -97,17 +97,21 @@ class LevelLoss:
             columns.append(index)
         return torch.from_numpy(np.stack(columns, axis=1))
 
-    def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Mean over rows; what a row's code does not reach is left out."""
+    def __call__(self, logits: Tensor, targets: Tensor, upper: Tensor | None = None) -> Tensor:
+        """Mean over rows; what a row's code does not reach is left out. `upper` (n,) is a factor on what a row's loss
+        says of chapter and heading, the rest being its share within the heading."""
         p = torch.softmax(logits, dim=1)
-        total = logits.new_zeros(())
+        losses = []
         for column, digits in enumerate(DIGITS):
             known = targets[:, column] >= 0
             grouped = logits.new_zeros(len(logits), self.sizes[digits]).index_add(1, self.groups[digits], p)
             picked = grouped.gather(1, targets[:, column].clamp(min=0).unsqueeze(1)).squeeze(1)
-            loss = -torch.log(picked.clamp(min=1e-9)) * known
-            total = total + self.weights[column] * loss.mean()
-        return total
+            losses.append(-torch.log(picked.clamp(min=1e-9)) * known)
+        chapter, heading, subheading = losses
+        to_heading = heading * (targets[:, 2] >= 0)
+        above = self.weights[0] * chapter + self.weights[1] * heading + self.weights[2] * to_heading
+        among_siblings = self.weights[2] * (subheading - to_heading)
+        return (above * (1.0 if upper is None else upper) + among_siblings).mean()
 
 
 class WordNet:
@@ -135,13 +139,17 @@ class WordNet:
         materials = self.materials
         texts = WordBatches(self.encoder, materials.train, materials.settings.train.window)
         targets = self.loss.targets(materials, materials.train.codes)
+        factor = materials.settings.train.sibling_factor
+        law = np.array(materials.train.kinds) == "nomenclature"
+        weights = np.where(law, materials.train.weights * factor, materials.train.weights).astype(np.float32)
+        upper = torch.from_numpy(np.where(law, 1 / factor, 1.0).astype(np.float32))
 
         def batch_loss(rows: npt.NDArray[np.intp], random: np.random.Generator) -> Tensor:
             distinct, index = texts.take(rows, random, materials.settings.train.word_dropout)
             logits = self.module.of_words(distinct, index)
-            return self.loss(logits, targets[rows])
+            return self.loss(logits, targets[rows], upper[rows])
 
-        return fit(self.module, batch_loss, self._score, materials, watch)
+        return fit(self.module, batch_loss, self._score, materials, watch, weights)
 
     def logits(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """(n, classes) by torch."""

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from models.nets.base import Materials, Rows
+from models.nets.base import VAGUE, Materials, Rows
 from models.progress import report
 from models.text.encode import NgramEncoder
 from models.text.paths import SEPARATOR, informative_tail
@@ -60,11 +60,12 @@ class LinearSVCs:
         first = 0
         for digits, names in ((2, self.chapters), (4, self.headings)):
             index = {name: i for i, name in enumerate(names)}
-            reach = [i for i, code in enumerate(self.rows.codes) if len(code) >= digits or not code]
+            reach = [i for i, code in enumerate(self.rows.codes) if len(code) >= digits]
             used = np.array([i for i in reach if self.rows.codes[i][:digits] in index], dtype=np.intp)
             labels = np.array([index[self.rows.codes[i][:digits]] for i in used], dtype=np.int64)
             self._fit_level(features[used], labels, weights[used], first)
             first += len(names)
+        self._fit_vague(features, weights)
         self._fit_within_headings(features, first)
         self.machines.close()
         self._weigh_levels()
@@ -104,6 +105,8 @@ class LinearSVCs:
     def _fit_level(self, features: Any, labels: Ints, weights: Floats, first: int) -> None:
         """Machines of one level, each against all other rows, some at a time on each thread."""
         settings, names = self.settings, np.unique(labels)
+        if len(names) < 2:
+            return
         queue = list(np.array_split(names, max(1, len(names) // settings.machines_a_fit)))
         total, failed, lock = len(queue), list[BaseException](), threading.Lock()
 
@@ -130,6 +133,17 @@ class LinearSVCs:
             thread.join()
         if failed:
             raise failed[0]
+
+    def _fit_vague(self, features: Any, weights: Floats) -> None:
+        """One machine for vague texts, as their chapter and their heading. They are no counter-examples to the other
+        machines: there they would drown the few rows that say what a word is of, and with it the order of the codes."""
+        labels = np.array([int(code != VAGUE) for code in self.rows.codes], dtype=np.int64)
+        if self.materials.vague is None or labels.all():
+            return
+        one = np.zeros(1, dtype=np.int64)
+        fitted = fit_against_rest(features, labels, weights, one, self.settings.cost, self.settings.tolerance)
+        for number in (self.chapters.index(VAGUE), len(self.chapters) + self.headings.index(VAGUE)):
+            self.machines.put(one + number, *fitted, self.settings.prune)
 
     def _fit_within_headings(self, features: Any, first: int) -> None:
         """Machines of subheadings against their siblings. The law's words count here as much as a trader's: among
