@@ -18,7 +18,7 @@ from serving.control.canary.controller import Controller
 from serving.control.canary.metrics import serve_metrics
 from serving.deploy import open_deployer
 from serving.home import with_home
-from serving.registry import Registry
+from serving.registry import CHAMPION, Registry
 from serving.state import Lease, SqlLease, open_state
 
 log = logging.getLogger("hscode.canary")
@@ -76,6 +76,11 @@ def main(arguments: list[str] | None = None) -> None:
     if options.port >= 0:
         serve_metrics(controller, options.address, options.port)
     log.info("canary controller %s of %s", controller.lease.holder, settings.deploy.target)
+    try:
+        # Loads MLflow now rather than in the middle of a promotion, where it would outlast the lease.
+        controller.versions.find(CHAMPION)
+    except Exception as error:
+        log.warning("the registry does not answer yet: %s", error)
     controller.run(stop)
     log.info("canary controller ended")
 
