@@ -293,25 +293,21 @@ class Controller:
     def _conclude(self, canary: Canary) -> None:
         """Move the aliases and write the end.
 
-        The registry knows no compare-and-set: so it is written only right after we were seen to lead, with the row as we
-        read it, lest a controller that slept moves an alias back. Its first answer may take longer than a lease (MLflow
-        is loaded then), so it is read before that check.
+        The registry knows no compare-and-set: so it is written only right after we were seen to lead, with the row as
+        we read it, lest a controller that slept moves an alias back. Its first answer may take longer than a lease
+        (MLflow is loaded then), so it is asked something before that check.
         """
-        challenger = self.versions.find(CHALLENGER)
+        self.versions.find(CHAMPION)
         if not self.lease.hold() or not self._unchanged(canary):
             return
         crash_point("before_alias")
         if canary.state == journal.PROMOTING:
             self.versions.promote(canary.challenger_version)
-        elif challenger is not None and challenger.number == canary.challenger_version:
+        challenger = self.versions.find(CHALLENGER)
+        if challenger is not None and challenger.number == canary.challenger_version:
             self.versions.delete_alias(CHALLENGER)
         crash_point("after_alias")
         done = journal.PROMOTED if canary.state == journal.PROMOTING else journal.ROLLED_BACK
-        if canary.state == journal.PROMOTING:
-            # A promotion that was killed between its two writes left the alias on the new champion.
-            left = self.versions.find(CHALLENGER)
-            if left is not None and left.number == canary.challenger_version:
-                self.versions.delete_alias(CHALLENGER)
         self._finish(canary, done, canary.reason)
 
     def _unchanged(self, canary: Canary) -> bool:
