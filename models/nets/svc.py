@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from models.calibration import softmax
 from models.nets.base import VAGUE, Materials, Rows
 from models.progress import report
 from models.text.encode import NgramEncoder
@@ -135,15 +136,14 @@ class LinearSVCs:
             raise failed[0]
 
     def _fit_vague(self, features: Any, weights: Floats) -> None:
-        """One machine for vague texts, as their chapter and their heading. They are no counter-examples to the other
-        machines: there they would drown the few rows that say what a word is of, and with it the order of the codes."""
+        """One machine for vague texts, as their chapter. They are no counter-examples to the other machines: there they
+        would drown the few rows that say what a word is of, and with it the order of the codes."""
         labels = np.array([int(code != VAGUE) for code in self.rows.codes], dtype=np.int64)
         if self.materials.vague is None or labels.all():
             return
         one = np.zeros(1, dtype=np.int64)
         fitted = fit_against_rest(features, labels, weights, one, self.settings.cost, self.settings.tolerance)
-        for number in (self.chapters.index(VAGUE), len(self.chapters) + self.headings.index(VAGUE)):
-            self.machines.put(one + number, *fitted, self.settings.prune)
+        self.machines.put(one + self.chapters.index(VAGUE), *fitted, self.settings.prune)
 
     def _fit_within_headings(self, features: Any, first: int) -> None:
         """Machines of subheadings against their siblings. The law's words count here as much as a trader's: among
@@ -170,10 +170,11 @@ class LinearSVCs:
             self.machines.put(own + first, wide, bias, settings.prune)
 
     def _weigh_levels(self) -> None:
-        """Weights that make the true codes of valid most likely: chapter's and heading's together, then siblings'."""
+        """Weights that make the true codes of valid most likely among all codes; then the vague machine's place among
+        them."""
         from scipy.optimize import minimize
 
-        valid, levels = self.materials.valid, self.materials.levels
+        valid, levels, vague = self.materials.valid, self.materials.levels, self.materials.vague
         rows = [i for i, kind in enumerate(valid.kinds) if kind != "nomenclature"] or list(range(len(valid)))
         codes = [valid.codes[i] for i in rows]
         if not any(codes):
@@ -181,11 +182,14 @@ class LinearSVCs:
         distances = self._distances([valid.texts[i] for i in rows])
         truths = {digits: levels.indices(codes, digits) for digits in (2, 4, 6)}
 
-        def loss(shares: Floats) -> float:
+        def of_codes(shares: Floats) -> Floats:
             logits = _scores(*distances, self.chapter_of, self.heading_of, np.abs(shares)).astype(np.float64)
-            logits -= logits.max(axis=1, keepdims=True)
-            p = np.exp(logits)
-            p /= p.sum(axis=1, keepdims=True)
+            if vague is not None:
+                logits[:, vague] = -1e9
+            return logits
+
+        def loss(shares: Floats) -> float:
+            p = softmax(of_codes(shares))
             total = 0.0
             for digits, truth in truths.items():
                 known = np.flatnonzero(truth >= 0)
@@ -196,6 +200,18 @@ class LinearSVCs:
 
         found = minimize(loss, self.shares, method="Nelder-Mead", options={"maxfev": 60, "xatol": 0.05, "fatol": 1e-4})
         self.shares = np.abs(found.x)
+        is_vague = np.array([not code for code in codes], dtype=bool)
+        if vague is None or not is_vague.any():
+            return
+        number = self.chapters.index(VAGUE)
+        distance, others = distances[0][:, number], np.logaddexp.reduce(of_codes(self.shares), axis=1)
+
+        def vague_loss(line: Floats) -> float:
+            ahead = line[0] * distance + line[1] - others
+            return float(np.logaddexp(0, np.where(is_vague, -ahead, ahead)).mean())
+
+        slope, offset = minimize(vague_loss, np.array([4.0, others.mean()]), method="Nelder-Mead").x
+        self.machines.move(number, slope / self.shares[0], offset / self.shares[0])
 
     def _distances(self, texts: Sequence[str]) -> tuple[Floats32, Floats32, Floats32]:
         """Distances (n, chapters), (n, headings), (n, classes) from the machines' planes."""
@@ -216,12 +232,12 @@ class LinearSVCs:
 
 class Machines:
     """Pruned weights of all machines: steps of -127..127, times `scale` of the machine, plus `bias`. A machine that is
-    not put says 0 to all: it has nothing to tell apart."""
+    not put, for want of rows, is as far from every text as one can be: -1."""
 
     def __init__(self, machines: int, features: int) -> None:
         self.shape = (machines, features)
         self.scale = np.ones(machines, dtype=np.float32)
-        self.bias = np.zeros(machines, dtype=np.float32)
+        self.bias = np.full(machines, -1.0, dtype=np.float32)
         self.fitted = 0
         self._kept: dict[int, tuple[npt.NDArray[np.int32], npt.NDArray[np.int8]]] = {}
 
@@ -238,6 +254,11 @@ class Machines:
             self.scale[c], self.bias[c] = largest / 127, b
             at = np.flatnonzero(np.abs(row) >= max(prune, largest / 254))
             self._kept[c] = at.astype(np.int32), np.rint(row[at] / self.scale[c]).astype(np.int8)
+
+    def move(self, number: int, factor: float, offset: float) -> None:
+        """Make a machine say `factor` times what it said, plus `offset`."""
+        self.scale[number] *= np.float32(factor)
+        self.bias[number] = self.bias[number] * np.float32(factor) + np.float32(offset)
 
     def close(self) -> None:
         """Make `steps`, the (machines, features) sparse matrix."""

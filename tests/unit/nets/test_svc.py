@@ -47,6 +47,7 @@ def test_small_weights_are_dropped_and_the_rest_kept_to_half_a_step() -> None:
     np.testing.assert_allclose(dense[1], [1.27, -0.5, 0.0, 0.02], atol=0.005)
     assert machines.steps.nnz == 3
     assert not dense[0].any()
+    np.testing.assert_allclose(machines.bias, [-1.0, 0.3])
 
 
 def test_sibling_lines_of_a_tariff_are_one_row() -> None:
@@ -74,6 +75,14 @@ def test_vague_rows_do_not_disturb_the_order_of_codes(materials: Materials) -> N
         p = net.logits([text])[0]
         assert materials.classes[int(p[:-1].argmax())] == coded.classes[int(without.logits([text])[0].argmax())]
     assert net.logits(["goods"])[0].argmax() == materials.vague
+
+
+def test_a_class_without_a_row_is_never_first(materials: Materials) -> None:
+    kept = [i for i, code in enumerate(materials.train.codes) if code not in ("010121", "640411")]
+    net = LinearSVCs(replace(materials, train=materials.train.take(kept)))
+    net.fit()
+    best = net.logits([*materials.train.texts, "", "qqq"]).argmax(axis=1)
+    assert not {"010121", "640411"} & {materials.classes[i] for i in best}
 
 
 def test_a_single_heading_is_enough(parts: Path, settings: Settings, materials: Materials) -> None:
