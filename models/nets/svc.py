@@ -159,6 +159,8 @@ class LinearSVCs:
             labels = np.array([index[codes[i]] for i in members], dtype=np.int64)
             own = np.unique(labels)
             if len(own) == 1:
+                # Nothing to tell apart, but before siblings that have no row at all.
+                self.machines.put(own + first, np.zeros((1, features.shape[1])), np.zeros(1), settings.prune)
                 continue
             part = features[members]
             columns = np.unique(part.indices)

@@ -34,7 +34,7 @@ def test_many_machines_in_one_call_are_each_what_it_would_be_alone() -> None:
 
 def test_two_classes_in_all_are_two_machines() -> None:
     features = sparse.csr_matrix(np.eye(4))
-    weights, bias = fit_against_rest(features, np.array([0, 0, 1, 1]), np.ones(4), np.array([0, 1]), 5.0, 1e-3)
+    weights, _ = fit_against_rest(features, np.array([0, 0, 1, 1]), np.ones(4), np.array([0, 1]), 5.0, 1e-3)
     np.testing.assert_allclose(weights[0], -weights[1])
     assert (weights[0] > 0).tolist() == [True, True, False, False]
 
