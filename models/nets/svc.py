@@ -44,7 +44,8 @@ class LinearSVCs:
         self.materials = materials
         self.settings = materials.settings.models.svc
         self.rows = merge_paths(materials.train)
-        self.encoder = _encoder(self.rows.texts, self.settings.min_rows, self.settings.ngrams)
+        stem = materials.settings.text.stem
+        self.encoder = _encoder(self.rows.texts, self.settings.min_rows, self.settings.ngrams, stem)
         self.chapters = sorted({code[:2] for code in materials.classes})
         self.headings = sorted({code[:4] for code in materials.classes})
         self.chapter_of = np.array([self.chapters.index(code[:2]) for code in materials.classes], dtype=np.int64)
@@ -459,11 +460,11 @@ def sparse_graph(
     return model
 
 
-def _encoder(texts: Sequence[str], min_rows: int, ngrams: tuple[int, int]) -> NgramEncoder:
+def _encoder(texts: Sequence[str], min_rows: int, ngrams: tuple[int, int], stem: bool) -> NgramEncoder:
     """Terms that at least `min_rows` texts have, with their smoothed inverse document frequency."""
-    plain = NgramEncoder([], [], ngrams)
+    plain = NgramEncoder([], [], ngrams, stem)
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update(set(plain.terms_of(text)))
     terms = sorted(term for term, rows in counts.items() if rows >= min_rows)
-    return NgramEncoder(terms, [np.log((1 + len(texts)) / (1 + counts[t])) + 1 for t in terms], ngrams)
+    return NgramEncoder(terms, [np.log((1 + len(texts)) / (1 + counts[t])) + 1 for t in terms], ngrams, stem)

@@ -6,6 +6,7 @@ import unicodedata
 
 _DIGITS = re.compile(r"\d+")
 _LETTERS_AND_DIGITS = re.compile(r"\d+|[^\W\d_]+")
+_ONE_LETTER_BEFORE = re.compile(r"\b([^\W\d_])-(?=[^\W\d_]{2})|\b(t) (?=shirt)")
 
 
 def normalise(text: str) -> str:
@@ -29,10 +30,12 @@ def normalise(text: str) -> str:
 def words(text: str, stem: bool = True) -> list[str]:
     """Words of a raw text, in order: runs of letters, runs of digits as ``0``; English plurals singular if `stem`.
 
+    A letter before a hyphen belongs to its word: a t-shirt is no shirt, an e-cigarette no cigarette.
+
     >>> words("Ladies' T-shirts, 12pcs")
-    ['lady', 't', 'shirt', '0', 'pcs']
+    ['lady', 'tshirt', '0', 'pcs']
     """
-    found = _LETTERS_AND_DIGITS.findall(normalise(text))
+    found = _LETTERS_AND_DIGITS.findall(_ONE_LETTER_BEFORE.sub(r"\1\2", normalise(text)))
     return [singular(word) for word in found] if stem else found
 
 

@@ -18,6 +18,9 @@ from models.text.normalise import ngrams, normalise, singular, words
         ("ﬁshing rod", "fishing rod"),
         ("shoes,leather/rubber", "shoes leather rubber"),
         ("２ cups", "3 cups"),
+        ("t-shirt", "t shirts"),
+        ("tshirt", "T-Shirt"),
+        ("e-cigarette", "ecigarettes"),
     ],
 )
 def test_writings_of_the_same_goods_give_the_same_words(one: str, other: str) -> None:
