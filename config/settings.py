@@ -590,6 +590,54 @@ class Capacity(Section):
     knative: Knative = Knative()
 
 
+class Monitor(Section):
+    """The always-on service that takes the logger's events and corrections, and tells Prometheus what it sees."""
+
+    texts: Literal["keep", "redact", "drop"] = "redact"
+    """Descriptions in stored events: as sent, without numbers of four digits and more, e-mail and web addresses (parcels,
+    orders, people), or not at all. Their hashes are always kept, so that corrections find their answers."""
+    texts_days: float = Field(30, gt=0)
+    """Days until the descriptions of an event are dropped: an expert who corrects answers wants to read them."""
+    events_days: float = Field(90, gt=0)
+    """Days until an event with its answers is deleted; corrections stay until they are withdrawn."""
+    clean_seconds: float = Field(3600, gt=0)
+    """How often what is past its days is looked for."""
+    body_bytes: int = Field(8 * 2**20, ge=1024)
+    """Bytes of one event's body: the predictor's largest request is 1 MiB, its answer (500 with 20 candidates) 2 MiB."""
+    queue_events: int = Field(5000, ge=1)
+    """Events taken and not yet committed; past it 503. At a thousand a second five seconds of a slow database."""
+    queue_bytes: int = Field(64 * 2**20, ge=1024)
+    """Bytes of bodies being read or not yet committed; past it 503. Bounds the memory."""
+    batch_events: int = Field(500, ge=1)
+    """Events of one transaction at most: past some hundred the commit is no longer what costs."""
+    commit_seconds: float = Field(4, gt=0)
+    """How long an event waits for its commit before it is answered 503; senders give up after 5 s."""
+    future_seconds: float = Field(300, ge=0)
+    """How far ahead of our clock an event's time may be: clocks differ, but not by minutes."""
+    answer_seconds: float = Field(90, gt=0)
+    """A request without an answer after so long counts as an error; the manifest's time-out is 60 s."""
+    refresh_seconds: float = Field(15, gt=0)
+    """How often figures by window are computed anew: Prometheus' usual scrape interval is 15 s or more."""
+    window_seconds: float = Field(21_600, gt=0)
+    """Sliding window of drift, confidence and unknown words. Six hours hold some hundred texts on a quiet service."""
+    window_parts: int = Field(60, ge=4)
+    """Parts a window is counted in. How much they differ among each other tells how far texts are from independent."""
+    confidence: float = Field(0.99, gt=0.5, lt=1)
+    """Of each one-sided bound (`hs_drift_lower_ratio`, `hs_accuracy_upper_ratio`): alerts look at bounds, so that small
+    windows do not alarm."""
+    corrections_days: float = Field(30, gt=0)
+    """Sliding window of accuracy and calibration, by when a correction was recorded."""
+    calibration_answers: int = Field(50, ge=10)
+    """Corrected answers from which a calibration error is told; ten bins need some each."""
+    served_urls: tuple[str, ...] = ()
+    """Addresses of /metrics of predictors (or of the local host): what they served is compared with what was logged."""
+    versions: int = Field(20, ge=1)
+    """Versions told to Prometheus at most, newest traffic first: bounds the labels."""
+    token_file: str | None = None
+    """File with the bearer token of POST and DELETE /corrections; None: the variable HSCODE_MONITOR_TOKEN. Without
+    either, corrections come by `hscode corrections` alone."""
+
+
 class State(Section):
     """Where events, corrections and decisions are kept."""
 
@@ -618,6 +666,7 @@ class Settings(Section):
     deploy: Deploy = Deploy()
     canary: Canary = Canary()
     capacity: Capacity = Capacity()
+    monitor: Monitor = Monitor()
     state: State = State()
 
     def to_json(self) -> str:
@@ -630,8 +679,8 @@ class Settings(Section):
         return cls.model_validate_json(text)
 
     def digest(self) -> str:
-        """SHA-256 of what decides a model (not registry, deploy, canary, capacity, state), first 16 hex digits."""
-        tree = self.model_dump(mode="json", exclude={"registry", "deploy", "canary", "capacity", "state"})
+        """SHA-256 of what decides a model (not where and how it is served and watched), first 16 hex digits."""
+        tree = self.model_dump(mode="json", exclude={"registry", "deploy", "canary", "capacity", "monitor", "state"})
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -2,8 +2,8 @@
 
 import hashlib
 import unicodedata
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -68,24 +68,61 @@ class Stored:
     responses: int
     duplicates: int
     paired: int
+    asked: Sequence[Request] = ()
+    """The requests that were stored, `version` filled in where only the response knew it."""
+    told: Sequence[Response] = ()
+    """The responses that were stored, likewise."""
+    pairs: Sequence[tuple[str, float]] = ()
+    """Version and seconds from request to response of each pair that this batch completed."""
 
 
-def store_events(state: State, requests: Iterable[Request], responses: Iterable[Response]) -> Stored:
-    """Write a batch in one transaction; on return it is on the disk. Halves that are there already are left alone."""
+def store_events(
+    state: State,
+    requests: Iterable[Request],
+    responses: Iterable[Response],
+    within: Callable[[Session, Stored], None] | None = None,
+) -> Stored:
+    """Write a batch in one transaction; on return it is on the disk. Halves that are there already are left alone.
+
+    `within` is called in the same transaction with what was stored.
+    """
     asked, told = list(requests), list(responses)
     first_asked = {half.ce_id: half for half in reversed(asked)}
     first_told = {half.ce_id: half for half in reversed(told)}
     now = datetime.now(UTC)
     with state.write() as session:
         # Sorted, so that two monitors that store the same halves cannot wait for each other in a circle.
-        new_asked = _store_half(session, "request_at", [_request(first_asked[key], now) for key in sorted(first_asked)])
-        new_told = _store_half(session, "response_at", [_response(first_told[key], now) for key in sorted(first_told)])
-        _store_answers(session, new_told, first_told)
+        both = [_both(first_asked[key], first_told[key], now) for key in sorted(first_asked.keys() & first_told.keys())]
+        whole = _store_whole(session, both)
+        done = {row.ce_id for row in whole}
+        rows = [_request(first_asked[key], now) for key in sorted(first_asked) if key not in done]
+        new_asked = _store_half(session, "request_at", rows)
+        rows = [_response(first_told[key], now) for key in sorted(first_told) if key not in done]
+        new_told = _store_half(session, "response_at", rows)
+        _store_answers(session, [*whole, *new_told], first_told)
         _name_texts(session, [row for row in new_asked if row.response_at is not None])
-    stored = len(new_asked) + len(new_told)
-    paired = {row.ce_id for row in new_told if row.request_at is not None}
-    paired |= {row.ce_id for row in new_asked if row.response_at is not None}
-    return Stored(len(new_asked), len(new_told), len(asked) + len(told) - stored, len(paired))
+        pairs = {row.ce_id: row for row in new_asked if row.response_at is not None}
+        pairs |= {row.ce_id: row for row in (*whole, *new_told) if row.request_at is not None}
+        stored = Stored(
+            requests=len(whole) + len(new_asked),
+            responses=len(whole) + len(new_told),
+            duplicates=len(asked) + len(told) - 2 * len(whole) - len(new_asked) - len(new_told),
+            paired=len(pairs),
+            asked=[replace(first_asked[row.ce_id], version=row.version) for row in (*whole, *new_asked)],
+            told=[replace(first_told[row.ce_id], version=row.version) for row in (*whole, *new_told)],
+            pairs=[(row.version, (row.response_at - row.request_at).total_seconds()) for row in pairs.values()],
+        )
+        if within is not None:
+            within(session, stored)
+    return stored
+
+
+def _both(request: Request, response: Response, now: datetime) -> dict[str, Any]:
+    return _request(request, now) | {
+        "response_at": response.at,
+        "version": request.version or response.version,
+        "cold": request.cold or response.cold,
+    }
 
 
 def _request(half: Request, now: datetime) -> dict[str, Any]:
@@ -103,6 +140,20 @@ def _response(half: Response, now: datetime) -> dict[str, Any]:
         "ce_id": half.ce_id, "namespace": half.namespace, "service": half.service, "version": half.version,
         "at": half.at, "response_at": half.at, "stored_at": now, "cold": half.cold,
     }  # fmt: skip
+
+
+def _columns() -> tuple[Any, ...]:
+    table = Event.__table__.c
+    return (table.id, table.ce_id, table.version, table.request_at, table.response_at, table.text_hashes)
+
+
+def _store_whole(session: Session, rows: list[dict[str, Any]]) -> list[Row[Any]]:
+    """Insert events that came with both halves. Returns the rows that were: the others are there in part or whole."""
+    if not rows:
+        return []
+    dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
+    statement = dialect.insert(Event).on_conflict_do_nothing(index_elements=[Event.__table__.c.ce_id])
+    return list(session.execute(statement.returning(*_columns()), rows))
 
 
 _OF_FIRST_HALF = ("ce_id", "namespace", "service", "at", "stored_at", "cold", "version")
@@ -125,8 +176,7 @@ def _store_half(session: Session, half: str, rows: list[dict[str, Any]]) -> list
         },
         where=table[half].is_(None),
     )
-    columns = (table.id, table.ce_id, table.version, table.request_at, table.response_at, table.text_hashes)
-    return list(session.execute(statement.returning(*columns), rows))
+    return list(session.execute(statement.returning(*_columns()), rows))
 
 
 def _store_answers(session: Session, stored: list[Row[Any]], halves: dict[str, Response]) -> None:

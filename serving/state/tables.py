@@ -78,7 +78,17 @@ class Event(Base):
     """
 
     __tablename__ = "events"
-    __table_args__ = (Index(None, "namespace", "service", "at"), Index(None, "version", "at"))
+    __table_args__ = (
+        Index(None, "namespace", "service", "at"),
+        Index(None, "version", "at"),
+        Index(None, "at"),
+        Index(
+            "ix_events_waiting",
+            "request_at",
+            sqlite_where=text("response_at IS NULL AND NOT unanswered"),
+            postgresql_where=text("response_at IS NULL AND NOT unanswered"),
+        ),
+    )
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     ce_id: Mapped[str] = mapped_column(String(200), unique=True)
@@ -96,6 +106,8 @@ class Event(Base):
     """The request itself is at fault (not JSON, no instances, over a limit): no error of the version."""
     cold: Mapped[bool] = mapped_column(Boolean, default=False, server_default=text("false"))
     """Known to have waited for a start from zero."""
+    unanswered: Mapped[bool] = mapped_column(Boolean, default=False, server_default=text("false"))
+    """A monitor has waited long enough for the response and counted the request as an error, once."""
     texts: Mapped[list[str] | None] = mapped_column(Json)
     """The descriptions as sent, or redacted, or None, as the monitor's settings say."""
     text_hashes: Mapped[list[str] | None] = mapped_column(Json)
@@ -119,6 +131,24 @@ class Answer(Base):
     code: Mapped[str] = mapped_column(String(6))
     confidence: Mapped[float] = mapped_column(Float)
     text_hash: Mapped[str | None] = mapped_column(String(32))
+
+
+class Sketch(Base):
+    """What one monitor saw of one version's texts and answers in one stretch of time: counts, no texts.
+
+    Written in the transaction that stores the events. Each monitor has rows of its own (`writer`), so that several do
+    not wait for each other; the sum over writers is what was seen.
+    """
+
+    __tablename__ = "sketches"
+    __table_args__ = (Index(None, "begins_at"),)
+
+    service: Mapped[str] = mapped_column(String(63), primary_key=True)
+    version: Mapped[str] = mapped_column(String(63), primary_key=True)
+    begins_at: Mapped[datetime] = mapped_column(Utc, primary_key=True)
+    writer: Mapped[str] = mapped_column(String(100), primary_key=True)
+    counts: Mapped[dict[str, Any]] = mapped_column(Json)
+    """`serving.control.monitor.sketches.Sketch.to_json`."""
 
 
 class Correction(Base):

@@ -14,7 +14,7 @@ from sqlalchemy.orm.exc import StaleDataError
 
 from models.errors import UserError
 from serving.state import SqlLease, State, open_state
-from serving.state.database import migrate, schema_difference
+from serving.state.database import MIGRATIONS, migrate, schema_difference
 from serving.state.events import Given, Request, Response, store_events, text_hash
 from serving.state.tables import Answer, Base, Canary, Event
 
@@ -118,7 +118,8 @@ def test_eight_at_once_migrate_once(url: str) -> None:
 
 def test_migrate_gives_the_newest_revision(url: str) -> None:
     state = open_state(url, upgrade=True)
-    assert migrate(state.engine) == "0001"
+    newest = sorted((MIGRATIONS / "versions").glob("0*.py"))[-1].name[:4]
+    assert migrate(state.engine) == newest
 
 
 def test_times_keep_their_moment_and_naive_ones_are_refused(state: State) -> None:
