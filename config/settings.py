@@ -7,6 +7,7 @@ The hash of the resolved tree goes with every run and every bundle.
 import difflib
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -638,6 +639,50 @@ class Monitor(Section):
     either, corrections come by `hscode corrections` alone."""
 
 
+class KubeflowSecrets(Section):
+    """Names of the objects in the runs' namespace that steps get their environment from (manifests make them)."""
+
+    config_map: str = "hscode-steps"
+    """ConfigMap with AWS_ENDPOINT_URL and AWS_DEFAULT_REGION. All of it is optional: a cloud's own S3 needs neither."""
+    s3: str = "hscode-s3"
+    """Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, the one that KServe's storage initializer reads too.
+    Optional: where pods have a cloud identity there is none."""
+    database: str = "hscode-database"
+    """Secret with the state's address (key `url`), for steps that read corrections."""
+
+
+class Kubeflow(Section):
+    """Kubeflow Pipelines: where runs are started, and what their pods are."""
+
+    endpoint: str | None = None
+    """Address of the API, such as http://ml-pipeline.kubeflow:8888. None: pipelines run on this machine."""
+    token_file: str | None = None
+    """File with the bearer token, read again for each request. None: the pod's own token for KFP where one is mounted
+    (/var/run/secrets/kubeflow/pipelines/token), else none. The token itself is never a setting: settings travel."""
+    ca_file: str | None = None
+    """Certificates to trust for an https endpoint; None: the usual ones."""
+    namespace: str | None = None
+    """Profile namespace of runs on a multi-user installation; None: single-user, where runs are in KFP's own."""
+    experiment: str = "hscode"
+    """Experiment that holds the runs; made where it is not there."""
+    image: str | None = None
+    """Image of the steps; None: the one the code was released with."""
+    service_account: str | None = "hscode-pipeline"
+    """Account of all pods of a run (KFP knows none for one step): it may patch InferenceServices, and what KFP's own
+    `pipeline-runner` must. None: that one, which may not deploy."""
+    pipeline_root: str | None = None
+    """Where artifacts go (s3://BUCKET/PATH); None: what ConfigMap kfp-launcher says."""
+    user: int = Field(65532, ge=1)
+    """Uid that steps run as: the image's own. A `restricted` namespace wants it said."""
+    step_seconds: int = Field(14_400, ge=60)
+    """Time for one step. A pod whose Secret is missing waits for ever without it."""
+    request_seconds: int = Field(15, ge=1)
+    """Time for one answer of the API. The client's own start waits 9 minutes for a server that is not there."""
+    poll_seconds: float = Field(5.0, gt=0)
+    """How often a run that is waited for is looked at."""
+    secrets: KubeflowSecrets = KubeflowSecrets()
+
+
 class State(Section):
     """Where events, corrections and decisions are kept."""
 
@@ -667,20 +712,31 @@ class Settings(Section):
     canary: Canary = Canary()
     capacity: Capacity = Capacity()
     monitor: Monitor = Monitor()
+    kfp: Kubeflow = Kubeflow()
     state: State = State()
 
     def to_json(self) -> str:
         """The resolved tree as canonical JSON (sorted keys): what travels as a pipeline parameter."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
 
+    def without_secrets(self) -> "Settings":
+        """As it may be shown, in a pipeline run's parameters for one: without the state's address and its password."""
+        return self.model_copy(update={"state": self.state.model_copy(update={"url": None})})
+
     @classmethod
     def from_json(cls, text: str) -> "Settings":
-        """Read what `to_json` wrote."""
-        return cls.model_validate_json(text)
+        """Read what `to_json` wrote. A state's address that was left out is the one of the environment, if any."""
+        tree = cls.model_validate_json(text)
+        url = os.environ.get(f"{ENVIRONMENT_PREFIX}STATE__URL")
+        if tree.state.url is None and url:
+            return tree.model_copy(update={"state": tree.state.model_copy(update={"url": url})})
+        return tree
 
     def digest(self) -> str:
         """SHA-256 of what decides a model (not where and how it is served and watched), first 16 hex digits."""
-        tree = self.model_dump(mode="json", exclude={"registry", "deploy", "canary", "capacity", "monitor", "state"})
+        tree = self.model_dump(
+            mode="json", exclude={"registry", "deploy", "canary", "capacity", "kfp", "monitor", "state"}
+        )
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
 
 
