@@ -32,15 +32,8 @@ run: install
 	$(BIN)/hscode run --ask --home $(HOME_DIR) $(if $(CONFIG),--config $(CONFIG)) $(foreach file,$(DATA),--data $(file)) \
 		$(if $(NOMENCLATURE),--nomenclature $(NOMENCLATURE))
 
-# Known to fail or to need an idle machine when this was written; `make test-all` runs them too.
-OPEN := --deselect tests/serving/test_canary_places.py \
-	--deselect tests/serving/test_deploy_local.py::test_a_killed_revision_loses_no_accepted_request \
-	--deselect tests/serving/test_deploy_local.py::test_a_killed_host_loses_what_it_held_and_nothing_after \
-	--deselect 'tests/model/test_behaviour.py::test_every_kind_behaves' \
-	--deselect tests/unit/hs/test_edition.py::test_a_bad_file_is_one_clear_line
-
 test: lint
-	$(BIN)/pytest -n 2 --dist loadfile -m 'not cluster' $(OPEN)
+	$(BIN)/pytest -n 2 --dist loadfile -m 'not cluster'
 
 test-all: lint
 	$(BIN)/pytest

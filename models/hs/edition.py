@@ -169,6 +169,10 @@ def heading_text(texts: Sequence[str]) -> str:
     return f"{begin}; {listed}" if begin and listed else begin or listed
 
 
+_CELL_CHARS = 131_072
+"""csv's own default; the limit it keeps is the whole process's, and other readers raise it."""
+
+
 def read_csv(path: Path, what: str) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
     """Header (lower case) and rows with their number (the header is row 1) of a csv, plain or .gz, UTF-8.
 
@@ -197,6 +201,8 @@ def read_csv(path: Path, what: str) -> tuple[list[str], Iterator[tuple[int, list
                 raise UserError(f"row {number} is not valid csv ({error})", str(path)) from None
             if row is None:
                 return
+            if max(map(len, row), default=0) > _CELL_CHARS:
+                raise UserError(f"row {number} is not valid csv (a cell longer than {_CELL_CHARS} characters)", str(path))
             if row:
                 yield number, row
 

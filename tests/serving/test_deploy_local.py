@@ -277,7 +277,10 @@ def test_a_killed_revision_loses_no_grpc_call(tmp_path: Path) -> None:
 
 
 def test_a_killed_host_loses_what_it_held_and_nothing_after(tmp_path: Path) -> None:
-    """kill -9 of the host under load: at most the requests in its hands are lost; the next host answers the rest."""
+    """kill -9 of the host under load: what it held is lost, no more; the next host answers the rest.
+
+    A client can lose two: one in the host's hands and, as the kernel closes the listening socket last, one in its queue.
+    """
     home = tmp_path / "home"
     deployed(home, write_tiny_bundle(tmp_path / "bundle"))
     clients = 6
@@ -313,7 +316,7 @@ def test_a_killed_host_loses_what_it_held_and_nothing_after(tmp_path: Path) -> N
         finally:
             done.set()
     assert counts["wrong"] == 0
-    assert counts["lost"] <= clients
+    assert counts["lost"] <= 2 * clients
 
 
 def test_a_killed_host_is_restored_as_it_was(tmp_path: Path) -> None:
