@@ -17,6 +17,7 @@ def evaluate(
     svc: Input[Model] = None,
     encoder: Input[Model] = None,
     pool: Input[Model] = None,
+    plain: Input[Model] = None,
 ) -> None:
     """Measure each given bundle on the test part (models.evaluation).
 
@@ -31,17 +32,17 @@ def evaluate(
         svc: Bundle.
         encoder: Bundle.
         pool: Bundle.
+        plain: Bundle of a kind trained without up-sampling, for the report's comparison.
     """
     from pathlib import Path
 
-    from components.step import step
+    from components.step import folders, step
     from config.settings import Settings
     from models.comparison import evaluate_bundles
 
-    given = {
-        "textcnn": textcnn, "bilstm": bilstm, "transformer": transformer, "dnn": dnn,
-        "svc": svc, "encoder": encoder, "pool": pool,
-    }  # fmt: skip
-    bundles = {kind: Path(bundle.path) for kind, bundle in given.items() if bundle is not None}
+    bundles = folders(
+        textcnn=textcnn, bilstm=bilstm, transformer=transformer, dnn=dnn, svc=svc, encoder=encoder, pool=pool
+    )
     with step("evaluate"):
-        evaluate_bundles(bundles, Path(parts.path), Settings.from_json(settings), Path(evaluation.path))
+        tree, without = Settings.from_json(settings), Path(plain.path) if plain is not None else None
+        evaluate_bundles(bundles, Path(parts.path), tree, Path(evaluation.path), without)

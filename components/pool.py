@@ -34,15 +34,11 @@ def pool(
     """
     from pathlib import Path
 
-    from components.step import step
+    from components.step import folders, step
     from config.settings import Settings
     from models.training import train_bundle
 
-    given = {
-        "textcnn": textcnn, "bilstm": bilstm, "transformer": transformer,
-        "dnn": dnn, "svc": svc, "encoder": encoder,
-    }  # fmt: skip
-    members = {kind: Path(member.path) for kind, member in given.items() if member is not None}
+    members = folders(textcnn=textcnn, bilstm=bilstm, transformer=transformer, dnn=dnn, svc=svc, encoder=encoder)
     with step("train-pool"):
         tree = Settings.from_json(settings)
         train_bundle("pool", Path(parts.path), Path(embedding.path), tree, Path(bundle.path), members=members)

@@ -10,6 +10,7 @@ def select(
     settings: str,
     evaluation: Input[Artifact],
     chosen: Output[Model],
+    simulation: Input[Artifact] = None,
     textcnn: Input[Model] = None,
     bilstm: Input[Model] = None,
     transformer: Input[Model] = None,
@@ -24,6 +25,7 @@ def select(
         settings: The resolved settings tree as JSON.
         evaluation: Folder of the evaluate step.
         chosen: The winner's bundle, with selection.json beside its card.
+        simulation: Folder of the simulate step, where the settings ask for one.
         textcnn: Bundle, where this kind was trained; so the others.
         bilstm: Bundle.
         transformer: Bundle.
@@ -34,15 +36,14 @@ def select(
     """
     from pathlib import Path
 
-    from components.step import step
+    from components.step import folders, step
     from config.settings import Settings
     from models.comparison import select_bundle
 
-    given = {
-        "textcnn": textcnn, "bilstm": bilstm, "transformer": transformer, "dnn": dnn,
-        "svc": svc, "encoder": encoder, "pool": pool,
-    }  # fmt: skip
-    bundles = {kind: Path(bundle.path) for kind, bundle in given.items() if bundle is not None}
+    bundles = folders(
+        textcnn=textcnn, bilstm=bilstm, transformer=transformer, dnn=dnn, svc=svc, encoder=encoder, pool=pool
+    )
     with step("select"):
-        selection = select_bundle(bundles, Path(evaluation.path), Settings.from_json(settings), Path(chosen.path))
+        tree, runs = Settings.from_json(settings), Path(simulation.path) if simulation is not None else None
+        selection = select_bundle(bundles, Path(evaluation.path), tree, Path(chosen.path), runs)
         chosen.metadata.update(kind=selection.kind, reason=selection.reason)

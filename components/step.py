@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from models.errors import UserError
 from models.progress import report
@@ -52,3 +53,8 @@ def step(name: str) -> Iterator[None]:
         report(name, 1, 1, f"error: {where}{error.strerror}")
         raise
     report(name, 1, 1, f"done in {time.monotonic() - began:.1f} s")
+
+
+def folders(**given: Any) -> dict[str, Path]:
+    """Kind → folder of the bundles that a step was given; KFP hands None for the others."""
+    return {kind: Path(bundle.path) for kind, bundle in given.items() if bundle is not None}

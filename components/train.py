@@ -12,6 +12,8 @@ def train(
     parts: Input[Dataset],
     embedding: Input[Artifact],
     bundle: Output[Model],
+    search: Input[Artifact] = None,
+    upsampled: bool = True,
 ) -> None:
     """Train one kind and write its bundle (models.training).
 
@@ -21,15 +23,24 @@ def train(
         parts: Folder of the split step.
         embedding: Folder of the embed step.
         bundle: The model bundle.
+        search: Folder of the tune step, where this kind was searched; it goes into the bundle as tuning/.
+        upsampled: False trains without up-sampling, for the report's comparison.
     """
+    import shutil
     from pathlib import Path
 
     from components.step import step
     from config.settings import Settings
     from models.training import train_bundle
+    from models.tuning import tuned, with_values
 
-    with step(f"train-{kind}"):
-        card = train_bundle(
-            kind, Path(parts.path), Path(embedding.path), Settings.from_json(settings), Path(bundle.path)
-        )
+    with step(f"train-{kind}" if upsampled else f"train-{kind}-plain"):
+        tree = Settings.from_json(settings)
+        if search is not None:
+            tree = tuned(tree, Path(search.path))
+        if not upsampled:
+            tree = with_values(tree, {"train.upsample": 0.0})
+        card = train_bundle(kind, Path(parts.path), Path(embedding.path), tree, Path(bundle.path))
+        if search is not None:
+            shutil.copytree(search.path, Path(bundle.path) / "tuning")
         bundle.metadata.update(kind=kind, data_hash=card["data_hash"])

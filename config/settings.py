@@ -311,6 +311,8 @@ class Evaluate(Section):
     """A class with at most so many training rows counts as rare."""
     reference_sets: Mapping[str, str] = {}
     """Name → file outside the training sources that champion and candidate are both measured on."""
+    without_upsampling: Kind | None = None
+    """Kind that is trained once more without up-sampling, so that the report shows what it does. None: none."""
 
 
 class Explain(Section):

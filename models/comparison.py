@@ -90,10 +90,15 @@ def judged_rows(frame: "pl.DataFrame") -> Bools:
     return trader if trader.any() else coded
 
 
-def evaluate_bundles(bundles: Mapping[str, Path], parts: Path, settings: Settings, out: Path) -> None:
+def evaluate_bundles(
+    bundles: Mapping[str, Path], parts: Path, settings: Settings, out: Path, plain: Path | None = None
+) -> None:
     """Measure each bundle on the test part and by the behaviour suite; writes into `out` ``KIND.json`` (figures) and
     ``scores.npz``: one score a near-duplicate group of the valid part and kind, the groups in the same order for all.
-    The choice is made on these, so that the test part's figures of the chosen model stay unbiased."""
+    The choice is made on these, so that the test part's figures of the chosen model stay unbiased.
+
+    For the report alone: ``tuning/KIND`` is what a search left in a bundle, ``plain/KIND.json`` has the figures of
+    `plain`, a bundle trained without up-sampling."""
     import polars as pl
 
     from models.behaviour import examine
@@ -110,8 +115,14 @@ def evaluate_bundles(bundles: Mapping[str, Path], parts: Path, settings: Setting
         figures["serving_memory_mb"] = serving_memory_mb(folder)
         figures["behaviour"] = examine(bundle)
         (out / f"{kind}.json").write_text(json.dumps(figures), encoding="utf-8")
+        if (folder / "tuning").exists():
+            shutil.copytree(folder / "tuning", out / "tuning" / kind)
         scores[kind] = row_scores(Judged(bundle, valid).outcomes, rows, settings.select.level_weights, groups)
     np.savez(out / "scores.npz", **scores)
+    if plain is not None:
+        bundle = Bundle.load(plain, settings.train.threads)
+        (out / "plain").mkdir()
+        _write(out / "plain" / f"{bundle.kind}.json", Judged(bundle, test).figures(counts, settings))
 
 
 def read_evaluation(folder: Path) -> dict[str, dict[str, Any]]:
@@ -234,10 +245,28 @@ def write_report(
         costs=selection["costs"],
         currency=settings.cost.currency,
         simulation=_read(simulation) if simulation.exists() else None,
+        upsampling=read_evaluation(evaluation / "plain"),
+        tuning=_pictures_of(evaluation / "tuning"),
         behaviour={kind: figures["behaviour"] for kind, figures in measured.items()},
         facts={name.replace("_", " "): str(card.get(name, "")) for name in names},
     )
     render(content, out)
+
+
+def _pictures_of(tuning: Path) -> list[tuple[str, str]]:
+    """(caption, SVG) of each search: its trials in order, and the score by the value of each setting."""
+    shown = []
+    for folder in sorted(tuning.glob("*")):
+        result = _read(folder / "tuning.json")
+        found = ", ".join(
+            f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
+            for key, value in sorted(result["best"]["values"].items())
+        )
+        said = f"{folder.name}: {len(result['trials'])} trials, best {result['best']['score']:.4f} on valid ({found})"
+        for name, caption in (("history.svg", said), ("slices.svg", f"{folder.name}: score by each setting")):
+            svg = (folder / name).read_text(encoding="utf-8")
+            shown.append((caption, svg[svg.index("<svg") :]))
+    return shown
 
 
 def reference(path: str, bundle: Bundle, settings: Settings) -> "pl.DataFrame":

@@ -201,7 +201,7 @@ def write_bundle(
     card |= {
         "data_hash": split["data_hash"],
         "edition": materials.edition,
-        "git_commit": _commit(),
+        "git_commit": commit(),
         "pipeline_run": os.environ.get("HSCODE_RUN_ID", ""),
         "settings_hash": settings.digest(),
         "seed": materials.seed,
@@ -251,7 +251,8 @@ def _latency(bundle: Bundle, texts: Sequence[str], rows: int = 200) -> dict[str,
     return {"p50": round(float(np.percentile(spent, 50)), 3), "p95": round(float(np.percentile(spent, 95)), 3)}
 
 
-def _commit() -> str:
+def commit() -> str:
+    """Commit of the code that runs: ``HSCODE_COMMIT`` (images set it), else git's HEAD, else "unknown"."""
     given = os.environ.get("HSCODE_COMMIT")
     if given:
         return given

@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -19,6 +18,7 @@ from typing import Any
 
 from config.settings import Settings
 from models.errors import UserError
+from models.training import commit
 
 Progress = Callable[[Mapping[str, Any]], None]
 """Called with each progress line of each step: step, done, total, note, at."""
@@ -76,19 +76,6 @@ def code_digest() -> str:
     return digest.hexdigest()[:16]
 
 
-def commit() -> str:
-    """Commit of the code that runs: ``HSCODE_COMMIT`` (images set it), else git's HEAD, else "unknown"."""
-    given = os.environ.get("HSCODE_COMMIT")
-    if given:
-        return given
-    root = Path(__file__).resolve().parents[1]
-    try:
-        done = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return "unknown"
-    return done.stdout.strip() if done.returncode == 0 else "unknown"
-
-
 def run_local(
     settings: Settings,
     home: Path,
@@ -129,7 +116,11 @@ def execute(pipeline: Any, arguments: Mapping[str, Any], home: Path, key: str, p
     log, lines = folder / "log.txt", folder / "progress.jsonl"
     lines.write_text("", encoding="utf-8")
     os.environ.update(
-        HSCODE_PROGRESS=str(lines.resolve()), HSCODE_RUN_PID=str(os.getpid()), HSCODE_RUN_ID=key, HSCODE_COMMIT=commit()
+        HSCODE_PROGRESS=str(lines.resolve()),
+        HSCODE_RUN_PID=str(os.getpid()),
+        HSCODE_RUN_ID=key,
+        HSCODE_COMMIT=commit(),
+        HSCODE_WORK=str((home / "work" / code_digest()).resolve()),
     )
     last: dict[str, Any] = {}
     try:

@@ -1,6 +1,7 @@
 """The training pipeline: rows in, a registered and deployed model out. Reads top to bottom.
 
-The set of model kinds is fixed when the pipeline is built, so that each is a task of its own with its own resources.
+What is trained, searched and simulated is fixed when the pipeline is built, so that each is a task of its own with its
+own resources.
 """
 
 from typing import Any, NamedTuple
@@ -15,9 +16,11 @@ from components.ingest import ingest
 from components.pool import pool
 from components.register import register
 from components.select import select
+from components.simulate import simulate
 from components.split import split
 from components.step import IMAGE
 from components.train import train
+from components.tune import tune
 from config.settings import Settings
 from pipelines.resources import LARGE, SMALL, Resources, prepared
 
@@ -33,7 +36,8 @@ class Outputs(NamedTuple):
 
 def build(settings: Settings, image: str = IMAGE) -> Any:
     """The pipeline for the kinds in `settings.models`, its steps running `image`."""
-    kinds = settings.models.trained
+    kinds, searched, simulated = settings.models.trained, settings.tune.kinds, settings.simulate.seeds > 0
+    without = settings.evaluate.without_upsampling
 
     def dressed(task: dsl.PipelineTask, name: str, resources: Resources, cached: bool = True) -> dsl.PipelineTask:
         return prepared(task, name, resources, image, cached)
@@ -48,19 +52,24 @@ def build(settings: Settings, image: str = IMAGE) -> Any:
         rows = dressed(ingest(settings=settings, data_version=data_version), "Ingest", LARGE).output
         parts = dressed(split(settings=settings, rows=rows), "Split", SMALL).output
         embedding = dressed(embed(settings=settings, parts=parts), "Embed", LARGE).output
-        bundles: dict[str, Any] = {
-            kind: dressed(
-                train(kind=kind, settings=settings, parts=parts, embedding=embedding), f"Train {kind}", LARGE
-            ).output
-            for kind in kinds
-            if kind != "pool"
-        }
+        bundles: dict[str, Any] = {}
+        given = {"settings": settings, "parts": parts, "embedding": embedding}
+        for kind in kinds:
+            if kind == "pool":
+                continue
+            found = {}
+            if kind in searched:
+                found["search"] = dressed(tune(kind=kind, **given), f"Tune {kind}", LARGE).output
+            bundles[kind] = dressed(train(kind=kind, **given, **found), f"Train {kind}", LARGE).output
+        plain = {}
+        if without in bundles:
+            task = train(kind=without, upsampled=False, **given)
+            plain["plain"] = dressed(task, f"Train {without} without up-sampling", LARGE).output
         if "pool" in kinds:
-            bundles["pool"] = dressed(
-                pool(settings=settings, parts=parts, embedding=embedding, **bundles), "Train pool", LARGE
-            ).outputs["bundle"]
-        judged = dressed(evaluate(settings=settings, parts=parts, **bundles), "Evaluate", LARGE).output
-        chosen = dressed(select(settings=settings, evaluation=judged, **bundles), "Select", SMALL).output
+            bundles["pool"] = dressed(pool(**given, **bundles), "Train pool", LARGE).outputs["bundle"]
+        runs = {"simulation": dressed(simulate(**given), "Simulate", LARGE).output} if simulated else {}
+        judged = dressed(evaluate(settings=settings, parts=parts, **bundles, **plain), "Evaluate", LARGE).output
+        chosen = dressed(select(settings=settings, evaluation=judged, **bundles, **runs), "Select", SMALL).output
         gated = dressed(
             gate(settings=settings, rows=rows, parts=parts, evaluation=judged, chosen=chosen), "Gate", LARGE, False
         )

@@ -202,7 +202,9 @@ def read_csv(path: Path, what: str) -> tuple[list[str], Iterator[tuple[int, list
             if row is None:
                 return
             if max(map(len, row), default=0) > _CELL_CHARS:
-                raise UserError(f"row {number} is not valid csv (a cell longer than {_CELL_CHARS} characters)", str(path))
+                raise UserError(
+                    f"row {number} is not valid csv (a cell longer than {_CELL_CHARS} characters)", str(path)
+                )
             if row:
                 yield number, row
 

@@ -21,7 +21,7 @@ ROWS = 23
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("HSCODE_PROGRESS", "HSCODE_RUN_PID", "HSCODE_RUN_ID", "HSCODE_COMMIT"):
+    for name in ("HSCODE_PROGRESS", "HSCODE_RUN_PID", "HSCODE_RUN_ID", "HSCODE_COMMIT", "HSCODE_WORK"):
         monkeypatch.setenv(name, os.environ.get(name, ""))
     return tmp_path / "home"
 

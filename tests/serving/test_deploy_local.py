@@ -279,7 +279,8 @@ def test_a_killed_revision_loses_no_grpc_call(tmp_path: Path) -> None:
 def test_a_killed_host_loses_what_it_held_and_nothing_after(tmp_path: Path) -> None:
     """kill -9 of the host under load: what it held is lost, no more; the next host answers the rest.
 
-    A client can lose two: one in the host's hands and, as the kernel closes the listening socket last, one in its queue.
+    A client can lose two: one in the host's hands and, as the kernel closes the listening socket last, one in the
+    queue before it.
     """
     home = tmp_path / "home"
     deployed(home, write_tiny_bundle(tmp_path / "bundle"))
