@@ -685,6 +685,46 @@ class Kubeflow(Section):
     secrets: KubeflowSecrets = KubeflowSecrets()
 
 
+class Trigger(Section):
+    """What starts a retraining by itself, and how often at most. The rules: serving/control/trigger/policy.py."""
+
+    cooldown_seconds: float = Field(21_600, ge=0)
+    """Time after a run's end before the next may start: a new model needs traffic before it can be judged."""
+    runs_a_day: int = Field(4, ge=1)
+    """Runs within 24 hours at most; a person's own are not held back. More is a sign that retraining does not help."""
+    patience_seconds: float = Field(172_800, gt=0)
+    """How long something may wait for its turn: a canary may take a day, and the cooldown comes after it."""
+    settle_seconds: float = Field(60, ge=0)
+    """How long a run may take to appear at the backend after a submission that was not answered. Only then is it
+    submitted again."""
+    look_seconds: float = Field(2, gt=0)
+    """How often the submitter looks; what arrives at its own replica wakes it at once."""
+    lease_seconds: float = Field(15, gt=0)
+    """How long a submitter that has died keeps others from acting."""
+    dry_run: bool = False
+    """Decide and say what would be run, but run nothing."""
+    body_bytes: int = Field(1_000_000, ge=1)
+    """Bytes of a request's body at most; a thousand alerts take less."""
+    token_file: str | None = None
+    """File with the bearer token that senders must show. None: ``HSCODE_TRIGGER_TOKEN``, else one is made in the home
+    folder."""
+    data_prefixes: tuple[str, ...] = ()
+    """Addresses (s3://bucket/folder/) under which new data may lie. Others are refused: what is read there is trained
+    on. Empty: no new data is taken."""
+
+
+class Retrain(Section):
+    """What a retraining adds to the rows of data.sources."""
+
+    corrections_weight: float = Field(3.0, ge=0)
+    """Weight of a correction as a training row: an expert looked at it, and the same text from a source loses to it."""
+    corrections_since: Literal["ever", "champion"] = "ever"
+    """Which corrections are taken: all, or those since the champion was made. A model is trained from its rows alone,
+    so with `champion` it forgets what earlier corrections taught unless data.sources have them by then."""
+    new_data_weight: float = Field(1.0, ge=0)
+    """Weight of the rows of new data."""
+
+
 class State(Section):
     """Where events, corrections and decisions are kept."""
 
@@ -715,6 +755,8 @@ class Settings(Section):
     capacity: Capacity = Capacity()
     monitor: Monitor = Monitor()
     kfp: Kubeflow = Kubeflow()
+    trigger: Trigger = Trigger()
+    retrain: Retrain = Retrain()
     state: State = State()
 
     def to_json(self) -> str:
@@ -737,7 +779,7 @@ class Settings(Section):
     def digest(self) -> str:
         """SHA-256 of what decides a model (not where and how it is served and watched), first 16 hex digits."""
         tree = self.model_dump(
-            mode="json", exclude={"registry", "deploy", "canary", "capacity", "kfp", "monitor", "state"}
+            mode="json", exclude={"registry", "deploy", "canary", "capacity", "kfp", "monitor", "trigger", "state"}
         )
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from sqlalchemy import ColumnElement, Float, case, literal_column, select
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
 
 from serving.state.database import State
 from serving.state.tables import LeaseRow
@@ -71,6 +72,13 @@ class SqlLease:
         with self._state.write() as session:
             self.token = session.execute(taken).scalar_one_or_none()
         return self.token is not None
+
+    def guards(self, session: Session) -> bool:
+        """Whether it is ours, and nobody can take it before the session's transaction ends (fencing)."""
+        row = LeaseRow.__table__.c
+        ours = (row.name == self._name, row.holder == self._holder, row.token == self.token)
+        query = select(row.token).where(*ours, row.expires_at > _now(self._state.dialect)).with_for_update()
+        return session.execute(query).first() is not None
 
     def release(self) -> None:
         """End it now if it is ours."""

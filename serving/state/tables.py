@@ -1,4 +1,4 @@
-"""The tables of the state: events, corrections, canaries, trigger decisions, runs and leases.
+"""The tables of the state: events, corrections, canaries, trigger decisions, runs, schedules and leases.
 
 One schema for SQLite (embedded) and PostgreSQL (cluster). Times are UTC and aware on both. A change here needs a
 migration in `migrations/versions`; `tests/unit/state` compares the two on both databases.
@@ -317,6 +317,18 @@ class Run(Base):
     created_at: Mapped[datetime] = mapped_column(Utc)
     submitted_at: Mapped[datetime | None] = mapped_column(Utc)
     finished_at: Mapped[datetime | None] = mapped_column(Utc)
+
+
+class Schedule(Base):
+    """The recurring retraining where no run backend keeps it: the trigger fires it. At most one row."""
+
+    __tablename__ = "schedules"
+
+    name: Mapped[str] = mapped_column(String(63), primary_key=True)
+    cron: Mapped[str] = mapped_column(String(200))
+    """Six fields, seconds first, UTC."""
+    set_at: Mapped[datetime] = mapped_column(Utc)
+    """Times that were due before are not run."""
 
 
 class LeaseRow(Base):
