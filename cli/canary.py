@@ -1,21 +1,15 @@
 """`hscode canary`: a challenger's way to all traffic or back. The controller acts; these verbs ask it and show."""
 
-import getpass
 import json
-import os
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.options import ConfigOption, HomeOption, JsonOption, SetOption, resolved
+from cli.options import ConfigOption, HomeOption, JsonOption, SetOption, opened_state, settings_of, who
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from config.settings import Settings
-    from serving.state import State
     from serving.state.tables import Canary
 
 IdArgument = Annotated[
@@ -46,21 +40,21 @@ def start(
     from serving.control.canary.plan import Model
     from serving.deploy import open_deployer
     from serving.deploy.manifest import storage_uri
-    from serving.registry import Registry
+    from serving.registry import RUN_KEY, Registry
 
-    settings = _settings(home, config, set_)
+    settings = settings_of(home, config, set_)
     challenger = Registry(settings.registry.uri or "", settings.registry.model).resolve(version)
     service = open_deployer(settings.deploy.target).status(settings.deploy.name)
-    with _state(settings) as state:
+    with opened_state(settings) as state:
         number = journal.start(
             state,
             service,
             Model(storage_uri(challenger.source), challenger.number),
             settings.canary,
             model=settings.registry.model,
-            who=_who(),
+            who=who(),
             now=datetime.now(UTC),
-            run_name=challenger.tags.get("pipeline_run"),
+            run_name=challenger.tags.get(RUN_KEY),
         )
         with state.read() as session:
             row = journal.find(session, number)
@@ -73,7 +67,7 @@ def status(
     """The newest canary: where it stands and what it waits for."""
     from serving.control.canary import journal
 
-    with _state(_settings(home, config, set_)) as state, state.read() as session:
+    with opened_state(settings_of(home, config, set_)) as state, state.read() as session:
         row = journal.find(session)
     latest = row.latest or {}
     _say(row, as_json, f"now: {latest.get('reason', 'no block of evidence has closed yet')}")
@@ -87,7 +81,7 @@ def history(
 
     from serving.state.tables import Canary
 
-    with _state(_settings(home, config, set_)) as state, state.read() as session:
+    with opened_state(settings_of(home, config, set_)) as state, state.read() as session:
         rows = list(session.scalars(select(Canary).order_by(Canary.id.desc())))
     if as_json:
         typer.echo(json.dumps([_as_dict(row) for row in rows], indent=1))
@@ -116,7 +110,7 @@ def explain(
     from serving.control.canary.blocks import blocks_of
     from serving.control.canary.controller import evidence_of
 
-    with _state(_settings(home, config, set_)) as state, state.read() as session:
+    with opened_state(settings_of(home, config, set_)) as state, state.read() as session:
         row = journal.find(session, canary)
         steps, blocks = journal.steps_of(session, row.id), blocks_of(session, row.id)
     found = report.explain(row, steps, evidence_of(row, blocks, row.finished_at or datetime.now(UTC)))
@@ -132,7 +126,7 @@ def promote(
     as_json: JsonOption = False,
 ) -> None:
     """Give the challenger all traffic now, whatever the evidence says."""
-    _ask("promote", canary, why, _settings(home, config, set_), as_json)
+    _ask("promote", canary, why, settings_of(home, config, set_), as_json)
 
 
 def abort(
@@ -144,7 +138,7 @@ def abort(
     as_json: JsonOption = False,
 ) -> None:
     """Take all traffic from the challenger and put the old model back."""
-    _ask("abort", canary, why, _settings(home, config, set_), as_json)
+    _ask("abort", canary, why, settings_of(home, config, set_), as_json)
 
 
 def controller(
@@ -164,34 +158,9 @@ def controller(
 def _ask(verb: str, canary: int | None, why: str, settings: "Settings", as_json: bool) -> None:
     from serving.control.canary import journal
 
-    with _state(settings) as state:
-        row = journal.ask(state, canary, verb, _who(), why)
+    with opened_state(settings) as state:
+        row = journal.ask(state, canary, verb, who(), why)
     _say(row, as_json, f"asked the controller to {verb}; it does so at its next look")
-
-
-def _settings(home: Path, config: Path | None, assignments: list[str] | None) -> "Settings":
-    from serving.home import with_home
-
-    return with_home(resolved(config, assignments or []), home)
-
-
-@contextmanager
-def _state(settings: "Settings") -> "Iterator[State]":
-    from serving.state import open_state
-
-    state = open_state(settings.state.url or "")
-    try:
-        yield state
-    finally:
-        state.close()
-
-
-def _who() -> str:
-    """The person's name: ``HSCODE_WHO``, else the account's."""
-    try:
-        return os.environ.get("HSCODE_WHO") or getpass.getuser()
-    except (KeyError, OSError):
-        return f"uid {os.getuid()}"
 
 
 def _say(row: "Canary", as_json: bool, note: str) -> None:

@@ -15,6 +15,9 @@ GROUPS = (
     "diff",
     "canary",
     "simulate",
+    "retrain",
+    "trigger",
+    "schedule",
     "state",
     "data",
 )

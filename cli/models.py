@@ -2,13 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.options import ConfigOption, HomeOption, JsonOption, SetOption, resolved
+from cli.options import ConfigOption, HomeOption, JsonOption, SetOption, resolved, settings_of
 
 if TYPE_CHECKING:
+    from config.settings import Settings
     from serving.registry import Registry, Version
 
 group = typer.Typer(help="Versions in the registry: list, show, promote, rollback, lineage.", no_args_is_help=True)
@@ -105,8 +106,10 @@ def lineage(
     set_: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """The way back from a version (as an answer names it) to pipeline run, data, settings and commit."""
-    found = open_registry(home, config, set_).lineage(reference)
+    """The way back from a version (as an answer names it): alert, run, data, settings, commit, canary and verdict."""
+    registry = open_registry(home, config, set_)
+    found = registry.lineage(reference)
+    _add_decisions(found, registry.model, settings_of(home, config, set_))
     if as_json:
         typer.echo(json.dumps(found, indent=1))
         return
@@ -114,10 +117,33 @@ def lineage(
     while found:
         for key, value in found.items():
             if key != "parent" and value not in (None, [], ""):
-                shown = ", ".join(value) if isinstance(value, list) else value
-                typer.echo("  " * depth + f"{key}: {shown}")
+                typer.echo("  " * depth + f"{key}: {_shown(value)}")
         found = found["parent"]
         depth += 1
+
+
+def _add_decisions(found: dict[str, Any], model: str, settings: "Settings") -> None:
+    """What the database knows of each version of a lineage: its triggers, its run, its canary."""
+    from serving.control.trigger import journal
+    from serving.state import open_state
+
+    url = settings.state.url or ""
+    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
+        return
+    state = open_state(url)
+    try:
+        version: dict[str, Any] | None = found
+        while version:
+            version.update(journal.lineage(state, version["run_key"], version["version"], model))
+            version = version["parent"]
+    finally:
+        state.close()
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return "; ".join(f"{key} {_shown(inner)}" for key, inner in value.items() if inner not in (None, ""))
+    return ", ".join(map(_shown, value)) if isinstance(value, list) else str(value)
 
 
 def _serve(reference: str, home: Path, config: Path | None, assignments: list[str] | None, as_json: bool) -> None:

@@ -1,7 +1,9 @@
 """Options that several verbs share, and how they become settings."""
 
+import getpass
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,6 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from config.settings import Settings
+    from serving.state import State
 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="Settings as YAML; see config/default.yaml.")
@@ -25,3 +28,30 @@ def resolved(config: Path | None, assignments: Iterable[str]) -> "Settings":
     from config.settings import load_settings
 
     return load_settings(config, os.environ, assignments)
+
+
+def settings_of(home: Path, config: Path | None, assignments: Iterable[str] | None) -> "Settings":
+    """As `resolved`, with what is left open in the home folder."""
+    from serving.home import with_home
+
+    return with_home(resolved(config, assignments or ()), home)
+
+
+@contextmanager
+def opened_state(settings: "Settings") -> "Iterator[State]":
+    """The database of the settings, closed at the end."""
+    from serving.state import open_state
+
+    state = open_state(settings.state.url or "")
+    try:
+        yield state
+    finally:
+        state.close()
+
+
+def who() -> str:
+    """The person's name: ``HSCODE_WHO``, else the account's."""
+    try:
+        return os.environ.get("HSCODE_WHO") or getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"

@@ -62,7 +62,7 @@ def run(
 
     settings = resolved(config, with_data(set_ or [], data, nomenclature))
     os.environ.setdefault("HSCODE_PROGRESS", os.devnull)
-    with opened_home(home), _display(as_json) as progress:
+    with opened_home(home), display(as_json) as progress:
         settings = with_home(with_sample(settings, home), home)
         done = run_local(settings, home, progress)
     registry = Registry(settings.registry.uri or "", settings.registry.model)
@@ -126,7 +126,7 @@ def with_sample(settings: "Settings", home: Path) -> "Settings":
     return settings.model_copy(update={"data": data, "nomenclature": named})
 
 
-class _display:
+class display:
     """Shows the steps' progress on a terminal; quiet elsewhere."""
 
     def __init__(self, quiet: bool) -> None:

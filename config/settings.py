@@ -723,6 +723,8 @@ class Retrain(Section):
     so with `champion` it forgets what earlier corrections taught unless data.sources have them by then."""
     new_data_weight: float = Field(1.0, ge=0)
     """Weight of the rows of new data."""
+    left_out: tuple[str, ...] = ()
+    """Addresses of new data that is not read, such as a file that was deleted or is known to be wrong."""
 
 
 class State(Section):

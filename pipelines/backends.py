@@ -1,5 +1,6 @@
 """Which run backend and which schedule the settings name: Kubeflow Pipelines where they have its address, else here."""
 
+from importlib import import_module
 from pathlib import Path
 
 from config.settings import Settings
@@ -10,9 +11,8 @@ from serving.state import State
 def backend_of(settings: Settings, home: Path) -> RunBackend:
     """Where retrainings run. `settings` have been through `with_home`; `home` is for runs on this machine."""
     if settings.kfp.endpoint is not None:
-        from pipelines.kfp_backend import KfpBackend
-
-        return KfpBackend(settings)
+        backend: RunBackend = import_module("pipelines.kfp_backend").KfpBackend(settings)
+        return backend
     from pipelines.local_backend import LocalBackend
 
     return LocalBackend(settings, home)
@@ -21,9 +21,8 @@ def backend_of(settings: Settings, home: Path) -> RunBackend:
 def schedules_of(settings: Settings, state: State) -> Schedules:
     """Where the recurring retraining is kept."""
     if settings.kfp.endpoint is not None:
-        from pipelines.kfp_backend import KfpBackend
-
-        return KfpBackend(settings)
+        schedules: Schedules = import_module("pipelines.kfp_backend").KfpBackend(settings)
+        return schedules
     from serving.control.trigger.schedule import StateSchedules
 
     return StateSchedules(state)

@@ -15,9 +15,13 @@ from models.errors import UserError
 
 def pipelines(settings: Settings, image: str) -> dict[str, Any]:
     """All pipelines of the product by name."""
-    from pipelines import batch, training
+    from pipelines import batch, retrain, training
 
-    return {training.NAME: training.build(settings, image), batch.NAME: batch.build(image=image)}
+    return {
+        training.NAME: training.build(settings, image),
+        retrain.NAME: retrain.build(settings, image),
+        batch.NAME: batch.build(image=image),
+    }
 
 
 def compile_all(settings: Settings, out: Path, image: str | None = None) -> list[Path]:

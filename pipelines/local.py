@@ -43,8 +43,11 @@ class Run:
 
 
 @contextmanager
-def opened_home(home: Path) -> Iterator[Path]:
-    """Make the home folder and hold it: one run at a time. Raises UserError where that cannot be."""
+def opened_home(home: Path, wait: bool = False) -> Iterator[Path]:
+    """Make the home folder and hold it: one run at a time. Raises UserError where that cannot be.
+
+    With `wait` another run's end is waited for.
+    """
     try:
         home.mkdir(parents=True, exist_ok=True)
         lock = (home / "run.lock").open("a+")
@@ -52,7 +55,7 @@ def opened_home(home: Path) -> Iterator[Path]:
         raise UserError(f"cannot be written ({error.strerror})", str(home), "choose another --home") from None
     with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError:
             raise UserError("another run is active in this home", str(home), "wait for it, or choose --home") from None
         free = shutil.disk_usage(home).free
@@ -81,26 +84,24 @@ def run_local(
     home: Path,
     progress: Progress,
     build: Callable[[Settings], Any] | None = None,
-    triggered_by: str = "person",
+    key: str | None = None,
+    **parameters: str,
 ) -> Run:
     """Run the training pipeline (or what `build` makes of the settings) in `home` and wait for its end.
 
-    `home` is held by `opened_home`; `settings` have been through `with_home`. Raises UserError with the failing step's
-    own line where the input is at fault, RuntimeError with the log's address otherwise.
+    `home` is held by `opened_home`; `settings` have been through `with_home`; `parameters` are further ones of the
+    pipeline. `key` names the run; None: by its input, so that the same input goes on from what is finished. Raises
+    UserError with the failing step's own line where the input is at fault, RuntimeError with the log's address
+    otherwise.
     """
     from models.data.ingest import fingerprint
     from pipelines import training
 
     data_version = fingerprint(settings)
-    key = hashlib.sha256(f"{settings.digest()} {data_version} {code_digest()}".encode()).hexdigest()[:16]
+    key = key or hashlib.sha256(f"{settings.digest()} {data_version} {code_digest()}".encode()).hexdigest()[:16]
     folder = home / "runs" / key
     resumed = folder.exists()
-    arguments = {
-        "settings": settings.to_json(),
-        "data_version": data_version,
-        "run_key": key,
-        "triggered_by": triggered_by,
-    }
+    arguments = {"settings": settings.to_json(), "data_version": data_version, "run_key": key, **parameters}
     outputs = execute((build or training.build)(settings), arguments, home, key, progress)
     report = folder / "report.html"
     shutil.copyfile(outputs["report"].path, report)

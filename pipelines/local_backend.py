@@ -80,7 +80,7 @@ class LocalBackend:
         command += ["--config", str(folder / "settings.yaml"), "--triggered-by", str(parameters.get("triggered_by"))]
         if parameters.get("since"):
             command += ["--since", str(parameters["since"])]
-        for address in str(parameters.get("new_data") or "").split():
+        for address in str(parameters.get("new_data") or "").splitlines():
             command += ["--new-data", address]
         with (folder / "log.txt").open("ab") as log:
             self._started[name] = subprocess.Popen(
@@ -137,7 +137,7 @@ def _ended() -> dict[str, str]:
 
 
 def _taken(lock: IO[str]) -> bool:
-    """Take the lock; False where a process holds it. Whoever only looks (`_locked`) has it for a moment: not an owner."""
+    """Take the lock; False where a process holds it. Whoever only looks (`_locked`) has it for a moment, no longer."""
     for _ in range(50):
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -36,11 +36,7 @@ class Outputs(NamedTuple):
 
 def build(settings: Settings, image: str = IMAGE) -> Any:
     """The pipeline for the kinds in `settings.models`, its steps running `image`."""
-    kinds, searched, simulated = settings.models.trained, settings.tune.kinds, settings.simulate.seeds > 0
-    without = settings.evaluate.without_upsampling
-
-    def dressed(task: dsl.PipelineTask, name: str, resources: Resources, cached: bool = True) -> dsl.PipelineTask:
-        return prepared(task, name, resources, image, cached)
+    plan = settings
 
     @dsl.pipeline(name=NAME, description="Ingest, embed, train, compare, gate, register and deploy an HS code model.")
     def training(
@@ -49,47 +45,55 @@ def build(settings: Settings, image: str = IMAGE) -> Any:
         run_key: str = "",
         triggered_by: str = "person",
     ) -> Outputs:
-        rows = dressed(ingest(settings=settings, data_version=data_version), "Ingest", LARGE).output
-        parts = dressed(split(settings=settings, rows=rows), "Split", SMALL).output
-        embedding = dressed(embed(settings=settings, parts=parts), "Embed", LARGE).output
-        bundles: dict[str, Any] = {}
-        given = {"settings": settings, "parts": parts, "embedding": embedding}
-        for kind in kinds:
-            if kind == "pool":
-                continue
-            found = {}
-            if kind in searched:
-                found["search"] = dressed(tune(kind=kind, **given), f"Tune {kind}", LARGE).output
-            bundles[kind] = dressed(train(kind=kind, **given, **found), f"Train {kind}", LARGE).output
-        plain = {}
-        if without in bundles:
-            task = train(kind=without, upsampled=False, **given)
-            plain["plain"] = dressed(task, f"Train {without} without up-sampling", LARGE).output
-        if "pool" in kinds:
-            bundles["pool"] = dressed(pool(**given, **bundles), "Train pool", LARGE).outputs["bundle"]
-        runs = {"simulation": dressed(simulate(**given), "Simulate", LARGE).output} if simulated else {}
-        judged = dressed(evaluate(settings=settings, parts=parts, **bundles, **plain), "Evaluate", LARGE).output
-        chosen = dressed(select(settings=settings, evaluation=judged, **bundles, **runs), "Select", SMALL).output
-        gated = dressed(
-            gate(settings=settings, rows=rows, parts=parts, evaluation=judged, chosen=chosen), "Gate", LARGE, False
-        )
-        report = gated.outputs["report"]
-        with dsl.If(gated.outputs["Output"] == "pass", "gate passed"):
-            registered = dressed(
-                register(
-                    settings=settings,
-                    run=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
-                    run_key=run_key,
-                    triggered_by=triggered_by,
-                    rows=rows,
-                    chosen=chosen,
-                    report=report,
-                ),
-                "Register",
-                SMALL,
-                False,
-            )
-            dressed(deploy(settings=settings, version=registered.output), "Deploy", SMALL, False)
-        return Outputs(report, gated.outputs["Output"])
+        rows = prepared(ingest(settings=settings, data_version=data_version), "Ingest", LARGE, image).output
+        return trained(plan, image, rows, settings=settings, run_key=run_key, triggered_by=triggered_by)
 
     return training
+
+
+def trained(plan: Settings, image: str, rows: Any, rollout: str = "", **given: Any) -> Outputs:
+    """All steps after ingest, inside a pipeline's function: this and the retraining share them.
+
+    `plan` decides which steps there are; `rows` is the ingest step's output; `given` holds the pipeline's parameters
+    settings, run_key and triggered_by. `rollout` overrides that of the settings.
+    """
+    kinds, searched, simulated = plan.models.trained, plan.tune.kinds, plan.simulate.seeds > 0
+    without = plan.evaluate.without_upsampling
+    settings = given["settings"]
+
+    def dressed(task: dsl.PipelineTask, name: str, resources: Resources, cached: bool = True) -> dsl.PipelineTask:
+        return prepared(task, name, resources, image, cached)
+
+    parts = dressed(split(settings=settings, rows=rows), "Split", SMALL).output
+    embedding = dressed(embed(settings=settings, parts=parts), "Embed", LARGE).output
+    bundles: dict[str, Any] = {}
+    inputs = {"settings": settings, "parts": parts, "embedding": embedding}
+    for kind in kinds:
+        if kind == "pool":
+            continue
+        found = {}
+        if kind in searched:
+            found["search"] = dressed(tune(kind=kind, **inputs), f"Tune {kind}", LARGE).output
+        bundles[kind] = dressed(train(kind=kind, **inputs, **found), f"Train {kind}", LARGE).output
+    plain = {}
+    if without in bundles:
+        task = train(kind=without, upsampled=False, **inputs)
+        plain["plain"] = dressed(task, f"Train {without} without up-sampling", LARGE).output
+    if "pool" in kinds:
+        bundles["pool"] = dressed(pool(**inputs, **bundles), "Train pool", LARGE).outputs["bundle"]
+    runs = {"simulation": dressed(simulate(**inputs), "Simulate", LARGE).output} if simulated else {}
+    judged = dressed(evaluate(settings=settings, parts=parts, **bundles, **plain), "Evaluate", LARGE).output
+    chosen = dressed(select(settings=settings, evaluation=judged, **bundles, **runs), "Select", SMALL).output
+    gated = dressed(
+        gate(settings=settings, rows=rows, parts=parts, evaluation=judged, chosen=chosen), "Gate", LARGE, False
+    )
+    report = gated.outputs["report"]
+    with dsl.If(gated.outputs["Output"] == "pass", "gate passed"):
+        registered = dressed(
+            register(run=dsl.PIPELINE_JOB_ID_PLACEHOLDER, rows=rows, chosen=chosen, report=report, **given),
+            "Register",
+            SMALL,
+            False,
+        )
+        dressed(deploy(settings=settings, version=registered.output, rollout=rollout), "Deploy", SMALL, False)
+    return Outputs(report, gated.outputs["Output"])

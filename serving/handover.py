@@ -2,9 +2,11 @@
 
 import json
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 
 from config.settings import Settings
+from models.errors import UserError
 from serving.registry import CHALLENGER, CHAMPION, Registry, Version
 
 
@@ -38,6 +40,43 @@ def register_candidate(
     return version
 
 
+def export_corrections(settings: Settings, since: str, out: Path) -> int:
+    """Write the experts' corrections as rows of a source (JSON lines); returns their number.
+
+    `since` is an ISO 8601 moment; empty: what `retrain.corrections_since` says. Raises UserError where it is no moment
+    or the settings name no state.
+    """
+    from importlib import import_module
+
+    from serving.state import open_state
+
+    training_rows = import_module("serving.state.corrections").training_rows
+
+    if settings.state.url is None:
+        raise UserError("setting state.url is missing: corrections lie there", todo="set it, or HSCODE__STATE__URL")
+    moment = None
+    if since:
+        try:
+            moment = datetime.fromisoformat(since).astimezone(UTC)
+        except ValueError:
+            raise UserError(f"not a moment: {since!r}", "since", "write it as 2026-01-31T00:00:00+00:00") from None
+    elif settings.retrain.corrections_since == "champion":
+        champion = Registry(settings.registry.uri or "", settings.registry.model).find(CHAMPION)
+        moment = None if champion is None else champion.created
+    state = open_state(settings.state.url)
+    try:
+        rows = training_rows(state, moment)
+    finally:
+        state.close()
+    data = settings.data
+    columns = {"description": data.description_column or "description", "code": data.code_column or "code"}
+    with out.open("w", encoding="ascii") as file:
+        for row in rows:
+            named = {**{columns[name]: row[name] for name in columns}, "received_at": str(row["received_at"])}
+            file.write(json.dumps(named) + "\n")
+    return len(rows)
+
+
 def headline(card: dict[str, object]) -> dict[str, float]:
     """The card's test figures as flat names: ``GROUP.hsLEVEL.top1`` and so on, shares 0..1."""
     scores: dict[str, float] = {}
@@ -54,15 +93,16 @@ def headline(card: dict[str, object]) -> dict[str, float]:
     return scores
 
 
-def hand_over(settings: Settings, number: str) -> str:
+def hand_over(settings: Settings, number: str, rollout: str = "") -> str:
     """Deploy a registered version; returns the alias it got.
 
-    With rollout `direct`, and for a first version (there is nothing to compare it with), it becomes champion once it
-    is ready; with `canary` it becomes challenger with no traffic: the canary controller gives it a share and decides.
+    With rollout (empty: the settings') `direct`, and for a first version (there is nothing to compare it with), it
+    becomes champion once it is ready; with `canary` it becomes challenger with no traffic: the canary controller gives
+    it a share and decides.
     """
     registry = Registry(settings.registry.uri or "", settings.registry.model)
     champion = registry.find(CHAMPION)
-    if settings.deploy.rollout == "canary" and champion is not None and champion.number != number:
+    if (rollout or settings.deploy.rollout) == "canary" and champion is not None and champion.number != number:
         registry.set_alias(CHALLENGER, number)
         return CHALLENGER
     make_champion(settings, number)

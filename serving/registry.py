@@ -232,6 +232,7 @@ class Registry:
             "aliases": list(version.aliases),
             "kind": version.kind,
             "pipeline_run": tags.get("pipeline_run"),
+            "run_key": tags.get(RUN_KEY),
             "mlflow_run": version.run_id,
             "triggered_by": tags.get("triggered_by"),
             "data_hash": tags.get("data_hash"),

@@ -10,6 +10,7 @@ import hashlib
 import json
 import shutil
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import compress
 from pathlib import Path
@@ -93,20 +94,41 @@ class IngestReport:
         return asdict(self)
 
 
-def ingest(settings: Settings, out: Path, step: str = "ingest", legal_texts: bool = True) -> IngestReport:
+def ingest(
+    settings: Settings, out: Path, step: str = "ingest", legal_texts: bool = True, added: Sequence[Source] = ()
+) -> IngestReport:
     """Read all sources of `settings.data` into the folder `out` and say what became of the rows.
 
     Writes rows.parquet (id, description, code, hs6, source, weight, received_at, label_kind, group), quarantine.jsonl,
     conflicts.jsonl, edition.json, ingest.json and report.html. `out` appears whole or not at all. `step` is the name in
-    the progress. With `legal_texts` the nomenclature's texts become rows too, of kind nomenclature, as a source of
-    their own. Raises UserError where a file cannot be used or no row is valid.
+    the progress; `added` are read after the settings' own sources. With `legal_texts` the nomenclature's texts become
+    rows too, of kind nomenclature, as a source of their own. Raises UserError where a file cannot be used or no row is
+    valid.
     """
     with whole_folder(out) as folder, disk_errors(out):
         scratch = folder / "scratch"
         scratch.mkdir()
-        result = _Ingest(settings, folder, scratch, step, legal_texts).run()
+        result = _Ingest(settings, folder, scratch, step, legal_texts, added).run()
         shutil.rmtree(scratch)
     return result
+
+
+def added_sources(settings: Settings, new_data: Sequence[str], corrections: Path | None) -> list[Source]:
+    """What a retraining reads besides the settings' sources: new data by address, and the file of corrections.
+
+    A correction counts `retrain.corrections_weight`: of one text with two labels the heavier wins, see merge. An empty
+    file is left out.
+    """
+    again, known = settings.retrain, {source.path for source in settings.data.sources}
+    found = [
+        Source(path=path, weight=again.new_data_weight)
+        for path in dict.fromkeys(new_data)
+        if path not in known and path not in again.left_out
+    ]
+    if corrections is not None and corrections.stat().st_size:
+        weight = again.corrections_weight
+        found.append(Source(path=str(corrections), weight=weight, kind="corrected", name="corrections"))
+    return found
 
 
 def fingerprint(settings: Settings) -> str:
@@ -163,7 +185,15 @@ class _Buffer:
 
 
 class _Ingest:
-    def __init__(self, settings: Settings, folder: Path, scratch: Path, step: str, legal_texts: bool) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        folder: Path,
+        scratch: Path,
+        step: str,
+        legal_texts: bool,
+        added: Sequence[Source] = (),
+    ) -> None:
         self._settings, self._folder, self._scratch, self._step = settings, folder, scratch, step
         self._legal_texts = legal_texts
         self._report = IngestReport()
@@ -171,6 +201,7 @@ class _Ingest:
         self._nomenclature = settings.nomenclature.path
         if not self._sources:
             self._use_sample()
+        self._sources += added
         self._edition = self._load_edition()
         path = settings.nomenclature.correlation
         correlation = load_correlation(self._fetched(path)) if path else Correlation()

@@ -28,7 +28,7 @@ from serving.control.canary.verdict import Kind, verdict
 from serving.control.faults import crash_point
 from serving.deploy import Conflict, Deployer, NotDeployed, Status
 from serving.deploy.manifest import storage_uri
-from serving.registry import CHALLENGER, CHAMPION, Version
+from serving.registry import CHALLENGER, CHAMPION, RUN_KEY, Version
 from serving.state import Lease, State
 from serving.state.tables import Canary
 
@@ -160,7 +160,7 @@ class Controller:
             model=self.model,
             who=self.lease.holder,
             now=self._now(),
-            run_name=challenger.tags.get("pipeline_run"),
+            run_name=challenger.tags.get(RUN_KEY),
         )
         log.info("canary of version %s started", challenger.number)
 

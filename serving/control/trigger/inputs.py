@@ -159,8 +159,8 @@ def _cloud_event(headers: Mapping[str, str], body: bytes) -> Any:
 def _address(value: Any, where: str, prefixes: Sequence[str]) -> str:
     if not isinstance(value, str) or not 0 < len(value) <= ADDRESS_CHARS:
         raise BadInput(f"{where} is not a text of 1 to {ADDRESS_CHARS} characters")
-    if any(character.isspace() for character in value):
-        raise BadInput(f"{where} has a blank in it: {value!r}")
+    if not value.isprintable() or value != value.strip():
+        raise BadInput(f"{where} has a control character or a blank at its end: {value!r}")
     scheme, separator, path = value.rpartition("://")
     plain = f"{scheme}{separator}{posixpath.normpath(path)}" == value
     if not plain or not any(value.startswith(prefix) for prefix in prefixes):

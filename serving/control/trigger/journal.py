@@ -113,7 +113,7 @@ def write_decision(
                 "run_key": row.run_name,
                 "triggered_by": row.key,
                 "since": "",
-                "new_data": " ".join(_new_data(session)),
+                "new_data": "\n".join(_new_data(session)),
             },
             tags={name: value[:TAG_CHARS] for name, value in tags.items() if value},
             created_at=now,
@@ -141,54 +141,27 @@ def listing(session: Session, most: int) -> Sequence[tuple[TriggerDecision, Run 
 
 def lineage(state: State, run_key: str | None, version: str, model: str) -> dict[str, Any]:
     """What is known of a version here: what triggered its run, the run, and its canary with the verdict."""
+    triggered = select(TriggerDecision).where(TriggerDecision.run_name == run_key).order_by(TriggerDecision.id)
+    tried = select(Canary).where(Canary.challenger_version == version, Canary.model == model).order_by(Canary.id.desc())
     with state.read() as session:
-        run = session.scalars(select(Run).where(Run.name == run_key)).first() if run_key else None
-        triggers = session.scalars(
-            select(TriggerDecision).where(TriggerDecision.run_name == run_key).order_by(TriggerDecision.id)
-        ).all()
-        canary = session.scalars(
-            select(Canary)
-            .where(Canary.challenger_version == version, Canary.model == model)
-            .order_by(Canary.id.desc())
-            .limit(1)
-        ).first()
+        triggers = list(session.scalars(triggered)) if run_key else []
+        run = session.scalars(select(Run).where(Run.name == run_key)).first()
+        canary = session.scalars(tried.limit(1)).first()
     return {
         "triggers": [
-            {
-                "key": row.key,
-                "source": row.source,
-                "alert": row.payload.get("alert"),
-                "decision": row.decision,
-                "reason": row.reason,
-                "deliveries": row.deliveries,
-                "received_at": row.received_at.isoformat(),
-            }
+            _told(row, "key", "source", "decision", "reason", "deliveries", "received_at")
+            | {"alert": row.payload.get("alert")}
             for row in triggers
-        ]
-        if run_key
-        else [],
-        "run": None
-        if run is None
-        else {
-            "name": run.name,
-            "backend": run.backend,
-            "backend_id": run.backend_id,
-            "status": run.status,
-            "error": run.error,
-            "created_at": run.created_at.isoformat(),
-            "finished_at": run.finished_at.isoformat() if run.finished_at else None,
-        },
-        "canary": None
-        if canary is None
-        else {
-            "id": canary.id,
-            "state": canary.state,
-            "percent": canary.percent,
-            "reason": canary.reason,
-            "started_at": canary.started_at.isoformat(),
-            "finished_at": canary.finished_at.isoformat() if canary.finished_at else None,
-        },
+        ],
+        "run": run
+        and _told(run, "name", "backend", "backend_id", "status", "error", "created_at", "submitted_at", "finished_at"),
+        "canary": canary and _told(canary, "id", "state", "percent", "reason", "started_at", "finished_at"),
     }
+
+
+def _told(row: object, *names: str) -> dict[str, Any]:
+    values = {name: getattr(row, name) for name in names}
+    return {name: each.isoformat() if isinstance(each, datetime) else each for name, each in values.items()}
 
 
 def _new_data(session: Session) -> list[str]:

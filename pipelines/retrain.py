@@ -1,0 +1,41 @@
+"""The retraining pipeline: the training's steps on base data, new data and corrections, ending in a canary.
+
+Never straight to all traffic: what passes the gate becomes challenger, whatever the settings' rollout is. Only where
+there is no champion yet there is nothing to compare with, and the version serves at once.
+"""
+
+from typing import Any
+
+from kfp import dsl
+
+from components.corrections import corrections
+from components.ingest import ingest
+from components.step import IMAGE
+from config.settings import Settings
+from pipelines.resources import LARGE, SMALL, prepared
+from pipelines.training import Outputs, trained
+
+NAME = "hscode-retrain"
+
+
+def build(settings: Settings, image: str = IMAGE) -> Any:
+    """The pipeline for the kinds in `settings.models`. Its parameters: `serving.control.trigger.backend`."""
+    plan = settings
+
+    @dsl.pipeline(name=NAME, description="Train again on what has arrived since; the canary decides on the result.")
+    def retrain(
+        settings: str,
+        data_version: str = "",
+        run_key: str = "",
+        triggered_by: str = "person",
+        since: str = "",
+        new_data: str = "",
+    ) -> Outputs:
+        said = prepared(corrections(settings=settings, since=since), "Corrections", SMALL, image, False).output
+        read = ingest(settings=settings, data_version=data_version, new_data=new_data, corrections=said)
+        rows = prepared(read, "Ingest", LARGE, image, False).output
+        return trained(
+            plan, image, rows, rollout="canary", settings=settings, run_key=run_key, triggered_by=triggered_by
+        )
+
+    return retrain
