@@ -31,9 +31,10 @@ def build(settings: Settings, image: str = IMAGE) -> Any:
         since: str = "",
         new_data: str = "",
     ) -> Outputs:
-        said = prepared(corrections(settings=settings, since=since), "Corrections", SMALL, image, False).output
+        task = corrections(settings=settings, since=since)
+        said = prepared(task, "Corrections", SMALL, image, False, plan.kfp, ("database",)).output
         read = ingest(settings=settings, data_version=data_version, new_data=new_data, corrections=said)
-        rows = prepared(read, "Ingest", LARGE, image, False).output
+        rows = prepared(read, "Ingest", LARGE, image, False, plan.kfp, ("s3",)).output
         return trained(
             plan, image, rows, rollout="canary", settings=settings, run_key=run_key, triggered_by=triggered_by
         )

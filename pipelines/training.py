@@ -22,7 +22,7 @@ from components.step import IMAGE
 from components.train import train
 from components.tune import tune
 from config.settings import Settings
-from pipelines.resources import LARGE, SMALL, Resources, prepared
+from pipelines.resources import LARGE, SMALL, Reach, Resources, prepared
 
 NAME = "hscode-training"
 
@@ -34,8 +34,11 @@ class Outputs(NamedTuple):
     gate: str
 
 
-def build(settings: Settings, image: str = IMAGE) -> Any:
-    """The pipeline for the kinds in `settings.models`, its steps running `image`."""
+def build(settings: Settings, image: str = IMAGE, reread: bool = False) -> Any:
+    """The pipeline for the kinds in `settings.models`, its steps running `image`.
+
+    `reread`: the sources are read in every run, whatever the cache holds.
+    """
     plan = settings
 
     @dsl.pipeline(name=NAME, description="Ingest, embed, train, compare, gate, register and deploy an HS code model.")
@@ -45,7 +48,8 @@ def build(settings: Settings, image: str = IMAGE) -> Any:
         run_key: str = "",
         triggered_by: str = "person",
     ) -> Outputs:
-        rows = prepared(ingest(settings=settings, data_version=data_version), "Ingest", LARGE, image).output
+        read = ingest(settings=settings, data_version=data_version)
+        rows = prepared(read, "Ingest", LARGE, image, not reread, plan.kfp, ("s3",)).output
         return trained(plan, image, rows, settings=settings, run_key=run_key, triggered_by=triggered_by)
 
     return training
@@ -61,8 +65,10 @@ def trained(plan: Settings, image: str, rows: Any, rollout: str = "", **given: A
     without = plan.evaluate.without_upsampling
     settings = given["settings"]
 
-    def dressed(task: dsl.PipelineTask, name: str, resources: Resources, cached: bool = True) -> dsl.PipelineTask:
-        return prepared(task, name, resources, image, cached)
+    def dressed(
+        task: dsl.PipelineTask, name: str, resources: Resources, cached: bool = True, reach: tuple[Reach, ...] = ()
+    ) -> dsl.PipelineTask:
+        return prepared(task, name, resources, image, cached, plan.kfp, reach)
 
     parts = dressed(split(settings=settings, rows=rows), "Split", SMALL).output
     embedding = dressed(embed(settings=settings, parts=parts), "Embed", LARGE).output
@@ -85,7 +91,11 @@ def trained(plan: Settings, image: str, rows: Any, rollout: str = "", **given: A
     judged = dressed(evaluate(settings=settings, parts=parts, **bundles, **plain), "Evaluate", LARGE).output
     chosen = dressed(select(settings=settings, evaluation=judged, **bundles, **runs), "Select", SMALL).output
     gated = dressed(
-        gate(settings=settings, rows=rows, parts=parts, evaluation=judged, chosen=chosen), "Gate", LARGE, False
+        gate(settings=settings, rows=rows, parts=parts, evaluation=judged, chosen=chosen),
+        "Gate",
+        LARGE,
+        cached=False,
+        reach=("s3",),
     )
     report = gated.outputs["report"]
     with dsl.If(gated.outputs["Output"] == "pass", "gate passed"):
@@ -93,7 +103,8 @@ def trained(plan: Settings, image: str, rows: Any, rollout: str = "", **given: A
             register(run=dsl.PIPELINE_JOB_ID_PLACEHOLDER, rows=rows, chosen=chosen, report=report, **given),
             "Register",
             SMALL,
-            False,
+            cached=False,
+            reach=("s3",),
         )
         dressed(deploy(settings=settings, version=registered.output, rollout=rollout), "Deploy", SMALL, False)
     return Outputs(report, gated.outputs["Output"])

@@ -43,7 +43,39 @@ def test_steps_that_read_a_changing_world_are_not_cached(compiled: Path) -> None
     spec = next(yaml.safe_load_all((compiled / "hscode-training.yaml").read_text()))
     tasks = {**spec["root"]["dag"]["tasks"], **spec["components"]["comp-condition-1"]["dag"]["tasks"]}
     cached = {name for name, task in tasks.items() if task.get("cachingOptions", {}).get("enableCache")}
-    assert cached == {"ingest", "split", "embed", "train", "train-2", "evaluate", "select"}
+    assert cached == {"split", "embed", "train", "train-2", "evaluate", "select"}
+
+
+def test_every_step_passes_a_restricted_namespace_and_a_read_only_root(compiled: Path) -> None:
+    for name in ("hscode-training", "hscode-batch"):
+        spec, platform = yaml.safe_load_all((compiled / f"{name}.yaml").read_text())
+        pods = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+        assert set(pods) == set(spec["deploymentSpec"]["executors"])
+        for pod in pods.values():
+            assert pod["securityContext"] == {"runAsGroup": "65532", "runAsNonRoot": True, "runAsUser": "65532"}
+            assert pod["emptyDirMounts"] == [{"mountPath": "/tmp", "volumeName": "tmp"}]
+            assert int(pod["activeDeadlineSeconds"]) == Settings().kfp.step_seconds
+            assert all(one["optional"] for one in pod.get("secretAsEnv", []) + pod.get("configMapAsEnv", []))
+
+
+def test_a_step_gets_the_secrets_it_needs_and_no_others(compiled: Path) -> None:
+    _, platform = yaml.safe_load_all((compiled / "hscode-training.yaml").read_text())
+    pods = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    secrets = {
+        name.removeprefix("exec-"): [one["secretName"] for one in pod.get("secretAsEnv", [])]
+        for name, pod in pods.items()
+    }
+    assert {name for name, given in secrets.items() if given} == {"ingest", "gate", "register"}
+    assert {one for given in secrets.values() for one in given} == {"hscode-s3"}
+
+
+def test_every_task_has_a_name_for_people_and_is_tried_again(compiled: Path) -> None:
+    spec = next(yaml.safe_load_all((compiled / "hscode-training.yaml").read_text()))
+    tasks = {**spec["root"]["dag"]["tasks"], **spec["components"]["comp-condition-1"]["dag"]["tasks"]}
+    names = [task["taskInfo"]["name"] for name, task in tasks.items() if not name.startswith("condition")]
+    assert len(set(names)) == 10
+    assert all(name[0].isupper() for name in names)
+    assert {t["retryPolicy"]["maxRetryCount"] for n, t in tasks.items() if not n.startswith("condition")} == {2}
 
 
 def test_each_kind_is_a_task_of_its_own() -> None:
