@@ -597,8 +597,8 @@ class Monitor(Section):
     """The always-on service that takes the logger's events and corrections, and tells Prometheus what it sees."""
 
     texts: Literal["keep", "redact", "drop"] = "redact"
-    """Descriptions in stored events: as sent, without numbers of four digits and more, e-mail and web addresses (parcels,
-    orders, people), or not at all. Their hashes are always kept, so that corrections find their answers."""
+    """Descriptions in stored events: as sent; without long numbers, e-mail and web addresses (parcels, orders, people);
+    or not at all. Their hashes are always kept, so that corrections find their answers."""
     texts_days: float = Field(30, gt=0)
     """Days until the descriptions of an event are dropped: an expert who corrects answers wants to read them."""
     events_days: float = Field(90, gt=0)
@@ -606,7 +606,7 @@ class Monitor(Section):
     clean_seconds: float = Field(3600, gt=0)
     """How often what is past its days is looked for."""
     body_bytes: int = Field(8 * 2**20, ge=1024)
-    """Bytes of one event's body: the predictor's largest request is 1 MiB, its answer (500 with 20 candidates) 2 MiB."""
+    """Bytes of one event's body: the predictor's largest request has 1 MiB, its answer (500, 20 candidates) 2 MiB."""
     queue_events: int = Field(5000, ge=1)
     """Events taken and not yet committed; past it 503. At a thousand a second five seconds of a slow database."""
     queue_bytes: int = Field(64 * 2**20, ge=1024)

@@ -2,15 +2,16 @@
 
 Light: numpy only. A reference is a dict of distributions (lists that sum to 1, or shares by name):
     format 1 · rows · tokens (share of words by hash bucket) · lengths (words a text: 0..20, last is 20 and more) ·
-    scripts {latin, cyrillic, …: share of letters} · unknown (share of words that the model reads only in parts, or not
-    at all) · chapters {"01": share of texts answered so} · confidence (share of texts by tenth of the best HS6's
-    probability)
+    scripts {latin, cyrillic, …: share of texts by the script of most of their letters} · unknown (share of words that
+    the model reads only in parts, or not at all) · chapters {"01": share of texts answered so} · confidence (share of
+    texts by tenth of the best HS6's probability)
 """
 
 import unicodedata
 import zlib
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -42,19 +43,39 @@ def text_reference(texts: Sequence[str], encoder: Encoder) -> dict[str, Any]:
     """The part of a reference that texts alone give."""
     tokenised = [words(text) for text in texts]
     tokens = [word for text in tokenised for word in text]
-    scripts = Counter(script(c) for text in texts for c in text if c.isalpha())
+    scripts = Counter(filter(None, map(main_script, texts)))
     known = getattr(encoder, "knows", None)
     unknown = float(np.mean([not known(word) for word in tokens])) if known and tokens else 0.0
     return {
         "format": 1,
         "rows": len(texts),
-        "tokens": _histogram([zlib.crc32(word.encode()) % TOKEN_BUCKETS for word in tokens], TOKEN_BUCKETS),
+        "tokens": _histogram([token_bucket(word) for word in tokens], TOKEN_BUCKETS),
         "lengths": _histogram([min(len(text), LONGEST) for text in tokenised], LONGEST + 1),
         "scripts": _shares(scripts),
         "unknown": round(unknown, 6),
     }
 
 
+def token_bucket(word: str) -> int:
+    """Hash bucket of a word: CRC-32 of its UTF-8, the same on every machine."""
+    return zlib.crc32(word.encode()) % TOKEN_BUCKETS
+
+
+def main_script(text: str) -> str:
+    """The script of most letters of a text, ties by name; "" for one without letters.
+
+    >>> main_script("USB кабель"), main_script("12 x 3")
+    ('cyrillic', 'latin')
+    >>> main_script("120")
+    ''
+    """
+    if text.isascii():
+        return "latin" if any(map(str.isalpha, text)) else ""
+    counts = Counter(script(letter) for letter in text if letter.isalpha())
+    return min(counts, key=lambda name: (-counts[name], name)) if counts else ""
+
+
+@lru_cache(4096)
 def script(letter: str) -> str:
     """Script of a letter by its Unicode name, lower case: latin, cyrillic, greek, cjk, arabic, …"""
     return "latin" if letter.isascii() else unicodedata.name(letter, "unknown").split()[0].lower()

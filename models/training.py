@@ -195,7 +195,9 @@ def write_bundle(
     if difference >= AGREEMENT:
         raise RuntimeError(f"{kind}: probabilities differ by {difference:.1e} before and after export")
     build_index(pl.read_parquet(split_dir / "train.parquet"), folder, settings.explain.index_rows)
-    write_json(folder / "reference.json", reference_of(valid.texts, p, levels, net.encoder))
+    # Legal wording is no sample of what traders write, which is what the monitor will see.
+    texts = [valid.texts[i] for i in judged]
+    write_json(folder / "reference.json", reference_of(texts, p[judged], levels, net.encoder))
     split = json.loads((split_dir / "split.json").read_text(encoding="utf-8"))
     milliseconds = _latency(bundle, valid.texts)
     card |= {

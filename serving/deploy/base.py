@@ -21,6 +21,8 @@ from models.errors import UserError
 API_VERSION: Final = "serving.kserve.io/v1beta1"
 KIND: Final = "InferenceService"
 VERSION_ANNOTATION: Final = "hscode/version"
+REQUEST_TYPE: Final = "org.kubeflow.serving.inference.request"
+RESPONSE_TYPE: Final = "org.kubeflow.serving.inference.response"
 """Annotation of an InferenceService (and so of its revisions) with the registry's version of the model. The logger
 sends it with each event (``metadataAnnotations``)."""
 TEMPLATE_ANNOTATION: Final = "hscode/template"

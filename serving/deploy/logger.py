@@ -18,10 +18,10 @@ from typing import Literal
 
 import aiohttp
 
+from serving.deploy.base import REQUEST_TYPE, RESPONSE_TYPE
+
 log = logging.getLogger("hscode.host")
 
-REQUEST_TYPE = "org.kubeflow.serving.inference.request"
-RESPONSE_TYPE = "org.kubeflow.serving.inference.response"
 QUEUE_EVENTS = 1000
 SENDERS = 2
 TIMEOUT_SECONDS = 5.0

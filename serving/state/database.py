@@ -18,6 +18,14 @@ log = logging.getLogger(__name__)
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_SECONDS = 30.0
 """How long a SQLite writer waits for another before it fails."""
+_POSTGRESQL_TIMEOUTS = {
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
+"""libpq's; seconds, the last in milliseconds. Without them a server that vanished is waited for by minutes."""
 _ADVISORY_LOCK = 0x68735F636F6465
 """Key of PostgreSQL's advisory lock that lets one process migrate at a time."""
 
@@ -125,7 +133,9 @@ def _engine(url: str) -> Engine:
             return engine
         if parsed.drivername == "postgresql":
             parsed = parsed.set(drivername="postgresql+psycopg")
-        return create_engine(parsed, pool_pre_ping=True, pool_size=5, max_overflow=10)
+        return create_engine(
+            parsed, pool_pre_ping=True, pool_size=5, max_overflow=10, connect_args=dict(_POSTGRESQL_TIMEOUTS)
+        )
     except (ArgumentError, NoSuchModuleError) as error:
         raise UserError(f"not a database address ({error})", _shown(url)) from None
 

@@ -24,7 +24,9 @@ SERVING_MAY_IMPORT = (
     "models.explain",
     "models.hs",
     "models.progress",
+    "models.reference",
     "models.text.encode",
+    "models.text.normalise",
 )
 CONFIG_MAY_IMPORT = ("models.errors", "models.hs.codes")
 
@@ -39,6 +41,7 @@ LIGHT = {
     "serving.registry": HEAVY,
     "serving.handover": HEAVY,
     "serving.deploy": HEAVY,
+    "serving.control.monitor.service": (*HEAVY, "aiohttp"),
     "serving.predictor.model": ("torch", "sklearn", "mlflow", "polars", "kfp", "matplotlib"),
 }
 

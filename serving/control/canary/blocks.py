@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from config.settings import Canary as Policy
 from serving.control.canary.evidence import Arm, Block
+from serving.state.corrections import resolve
 from serving.state.tables import Answer, Canary, CanaryBlock, CanaryStep, Correction, Event
 
 _CHUNK = 500
@@ -144,8 +145,7 @@ def _corrected(session: Session, canary: Canary, version: str, start: datetime, 
         .where(Correction.recorded_at >= start, Correction.recorded_at < end, Correction.withdrawn_at.is_(None))
         .order_by(Correction.recorded_at, Correction.id)
     )
-    # The last word on a text counts.
-    standing = {c.text_hash: c for c in corrections if c.text_hash not in counted}
+    standing = resolve(c for c in corrections if c.text_hash not in counted)
     right = wrong = 0
     for correction, given in _answers_meant(session, canary, version, list(standing.values())):
         if given.status not in ("answered", "shortened"):
