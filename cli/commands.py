@@ -19,6 +19,8 @@ GROUPS = (
     "trigger",
     "schedule",
     "state",
+    "monitor",
+    "corrections",
     "data",
 )
 """Modules of `cli` with a function ``register(app)``."""

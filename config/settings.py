@@ -637,8 +637,8 @@ class Monitor(Section):
     versions: int = Field(20, ge=1)
     """Versions told to Prometheus at most, newest traffic first: bounds the labels."""
     token_file: str | None = None
-    """File with the bearer token of POST and DELETE /corrections; None: the variable HSCODE_MONITOR_TOKEN. Without
-    either, corrections come by `hscode corrections` alone."""
+    """File with the bearer token of POST and DELETE /corrections; None: the variable HSCODE_MONITOR_TOKEN, else
+    `monitor.token` in the home folder, made at the first start. On a cluster without any, such requests are refused."""
 
 
 class KubeflowSecrets(Section):

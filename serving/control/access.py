@@ -2,24 +2,36 @@
 
 import hmac
 import os
+import secrets
 from pathlib import Path
 
 from models.errors import UserError
 
 
-def read_token(file: str | None, variable: str) -> str | None:
-    """The token: content of `file`, else of the environment variable; None where neither is given.
+def bearer_token(file: str | None, variable: str, made: Path | None = None) -> str | None:
+    """The token: of `file`, else of the environment variable, else of `made`, which is written once (mode 0600).
 
-    Raises UserError for a file that cannot be read or is empty.
+    None where nothing is given. Raises UserError for a file that cannot be read or is empty.
     """
     if file is None:
-        return os.environ.get(variable) or None
+        if given := os.environ.get(variable):
+            return given.strip()
+        if made is None:
+            return None
+        try:
+            with os.fdopen(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as new:
+                new.write(secrets.token_urlsafe(32))
+        except FileExistsError:
+            pass
+        except OSError as error:
+            raise UserError(f"cannot be written ({error.strerror})", str(made)) from None
+        file = str(made)
     try:
         token = Path(file).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the token ({getattr(error, 'strerror', 'not text')})", file) from None
+        raise UserError(f"cannot read the bearer token ({type(error).__name__})", file) from None
     if not token:
-        raise UserError("the token is empty", file)
+        raise UserError("the bearer token is empty", file)
     return token
 
 

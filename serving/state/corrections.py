@@ -4,13 +4,15 @@
 tie goes to the newest. All corrections are kept, those that do not prevail too.
 """
 
+import csv
 import hashlib
 import json
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, Protocol
 
 from sqlalchemy import select
@@ -29,6 +31,7 @@ LONGEST_TEXT = 2000
 """Characters of a description, as ingest and predictor take them."""
 LONGEST_WHY = 2000
 FUTURE = timedelta(minutes=5)
+IMPORTED_AT_ONCE = 500
 
 
 class Codes(Protocol):
@@ -209,13 +212,88 @@ def withdraw(state: State, ce_id: str, who: str, now: datetime | None = None) ->
         return row
 
 
-def listed(state: State, since: datetime | None = None, limit: int = 1000) -> list[Correction]:
-    """Corrections recorded since, withdrawn ones too, newest first."""
+def listed(state: State, limit: int = 1000) -> list[tuple[Correction, bool]]:
+    """Corrections, newest first, withdrawn ones too; with each, whether it stands."""
     query = select(Correction).order_by(Correction.recorded_at.desc(), Correction.id.desc()).limit(limit)
-    if since is not None:
-        query = query.where(Correction.recorded_at >= since)
     with state.read() as session:
-        return list(session.scalars(query))
+        rows = list(session.scalars(query))
+        texts = {row.text_hash for row in rows}
+        found = resolve(session.scalars(select(Correction).where(Correction.text_hash.in_(texts))))
+    prevail = {one.id for one in found.values()}
+    return [(row, row.id in prevail) for row in rows]
+
+
+def import_file(state: State, file: Path, codes: Codes, quarantine: Path, who: str) -> dict[str, int]:
+    """Record the corrections of a csv (with a header) or jsonl file; counts as `read, recorded, duplicates, refused`.
+
+    A line that is wrong goes to `quarantine` (jsonl: line, reason, original); the others are recorded in transactions
+    of `IMPORTED_AT_ONCE`. A line without `who` is by `who`; one without an id is named by what it says, so that a file
+    imported twice counts once. Raises UserError for a file that cannot be read.
+    """
+    counts = {"read": 0, "recorded": 0, "duplicates": 0, "refused": 0}
+    refused: list[dict[str, Any]] = []
+    waiting: list[tuple[int, Any, Said]] = []
+
+    def refuse(number: int, error: UserError, original: Any) -> None:
+        refused.append({"line": number, "reason": str(error), "original": original})
+
+    def write() -> None:
+        try:
+            done = record(state, [said for _, _, said in waiting])
+            counts["recorded"] += len(done.recorded)
+            counts["duplicates"] += len(done.duplicates)
+        except UserError as error:
+            # An answer that is not stored: that line alone is wrong.
+            lines = list(waiting)
+            for line in lines:
+                waiting[:] = [line]
+                refuse(line[0], error, line[1]) if len(lines) == 1 else write()
+        waiting.clear()
+
+    for number, original in _lines(file):
+        counts["read"] += 1
+        try:
+            if isinstance(original, str):
+                raise UserError("not a JSON object")
+            given = {key: value for key, value in original.items() if value not in ("", None)}
+            if str(given.get("position", "")).isdigit():
+                given["position"] = int(given["position"])
+            said = read_correction({"who": who, **given}, codes)
+            waiting.append((number, original, said if "id" in given else replace(said, ce_id=line_id(original))))
+        except UserError as error:
+            refuse(number, error, original)
+        if len(waiting) >= IMPORTED_AT_ONCE:
+            write()
+    if waiting:
+        write()
+    counts["refused"] = len(refused)
+    if refused:
+        with quarantine.open("w", encoding="utf-8") as out:
+            for line in sorted(refused, key=lambda line: int(line["line"])):
+                out.write(json.dumps(line, ensure_ascii=False) + "\n")
+    return counts
+
+
+def _lines(file: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    """Numbered lines as objects, or as they are where they are none."""
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as opened:
+            if file.suffix == ".csv":
+                for number, row in enumerate(csv.DictReader(opened), 2):
+                    row.pop(None, None)
+                    yield number, dict(row)
+                return
+            for number, line in enumerate(opened, 1):
+                if line.strip():
+                    try:
+                        read = json.loads(line)
+                    except ValueError:
+                        read = line.strip()
+                    yield number, read if isinstance(read, dict) else line.strip()
+    except OSError as error:
+        raise UserError(f"cannot be read ({error.strerror})", str(file)) from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"cannot be read ({error})", str(file), "corrections come as UTF-8") from None
 
 
 def resolve(corrections: Iterable[Correction]) -> dict[str, Correction]:

@@ -24,14 +24,16 @@ CONNECTIONS = 1000
 """Requests under way at most; past them 503."""
 
 
-def serve(settings: Settings, address: str, port: int, ready_file: Path | None = None) -> None:
+def serve(
+    settings: Settings, address: str, port: int, ready_file: Path | None = None, home: Path | None = None
+) -> None:
     """Serve until SIGTERM or SIGINT. Raises UserError for a port in use and a token that cannot be read.
 
     `port` 0 takes a free one; `ready_file` gets ``{"port", "pid"}`` once it listens.
     """
     import uvicorn
 
-    service = Service(settings)
+    service = Service(settings, home)
     try:
         listener = socket.create_server((address, port), backlog=1024, reuse_port=False)
     except OSError as error:
@@ -72,7 +74,7 @@ def main(arguments: list[str] | None = None) -> None:
             settings = with_home(settings, options.home)
         if not settings.state.url:
             raise UserError("setting state.url is missing", todo="set it, or --home")
-        serve(settings, options.address, options.port, options.ready_file)
+        serve(settings, options.address, options.port, options.ready_file, options.home)
     except UserError as error:
         sys.stderr.write(f"monitor: {error}\n")
         sys.exit(2)

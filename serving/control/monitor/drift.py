@@ -2,10 +2,10 @@
 
 The distance is the Jensen-Shannon divergence in bits: 0 for equal distributions, 1 for disjoint ones, finite where one
 has what the other lacks (as PSI is not). Two samples of equal distributions have a distance too: for n and m
-independent observations in k cells, 8 * JSD(nats) / (1/n + 1/m) is about chi-squared with k - 1 degrees of freedom, and about
-non-central chi-squared where the distributions differ (a half of the symmetrised chi-squared divergence is its leading
-term: Lin 1991, IEEE T-IT 37; Menéndez et al. 1997, J. Franklin Inst. 334). So the expected part is taken off the
-estimate, and a lower confidence bound is the smallest true distance with which one as large as seen is not a surprise.
+independent observations in k cells, 8 * JSD(nats) / (1/n + 1/m) is about chi-squared with k - 1 degrees of freedom, and
+about non-central chi-squared where the distributions differ (divergence: Lin 1991, IEEE T-IT 37; its law: Menéndez et
+al. 1997, J. Franklin Inst. 334). So the expected part is taken off the estimate, and a lower confidence bound is the
+smallest true distance with which one as large as seen is not a surprise.
 
 Words of one text, texts of one request and requests of one hour are not independent. How much less they tell is
 estimated from how much the parts of the window differ from each other (Rao & Scott 1981, JASA 76: the mean design

@@ -1,7 +1,7 @@
 """The monitor over HTTP: events in, corrections in and back, figures out.
 
 ``POST /`` (or ``/events``) takes one logged event: 202 once it is on the disk (or was there before), 204 for what is
-no inference, 4xx for what is wrong (413: a body over the limit), 503 with Retry-After while the database is slow or gone.
+no inference, 4xx for what is wrong (413: a body too large), 503 with Retry-After while the database is slow or gone.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from config.settings import Settings
 from models.errors import UserError
-from serving.control.access import allowed, read_token
+from serving.control.access import allowed, bearer_token
 from serving.control.monitor.counters import Counters
 from serving.control.monitor.received import Malformed, read_event
 from serving.control.monitor.versions import Versions
@@ -43,6 +43,7 @@ CORRECTION_BYTES = 1_048_576
 CORRECTIONS = 1000
 """Corrections of one request at most; more belong in `hscode corrections import`."""
 TOKEN_VARIABLE = "HSCODE_MONITOR_TOKEN"  # noqa: S105 — the variable's name
+TOKEN_FILE = "monitor.token"  # noqa: S105 — a file's name
 RETRY_SECONDS = 2
 
 
@@ -55,12 +56,13 @@ class Refusal(Exception):
 
 
 class Service:
-    """All parts of one monitor process."""
+    """All parts of one monitor process. With `home` a token is made there where none is given."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, home: Path | None = None) -> None:
         self.settings = settings.monitor
         self._folder = tempfile.TemporaryDirectory(prefix="hs-monitor-")
-        self.token = read_token(self.settings.token_file, TOKEN_VARIABLE)
+        made = home / TOKEN_FILE if home is not None else None
+        self.token = bearer_token(self.settings.token_file, TOKEN_VARIABLE, made)
         self.counters = Counters(self.settings.versions)
         self.database = Database(lambda: open_state(settings.state.url or ""))
         self.versions = Versions(settings, Path(self._folder.name))
