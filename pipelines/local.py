@@ -103,6 +103,7 @@ def run_local(
     resumed = folder.exists()
     arguments = {"settings": settings.to_json(), "data_version": data_version, "run_key": key, **parameters}
     outputs = execute((build or training.build)(settings), arguments, home, key, progress)
+    shutil.rmtree(home / "work", ignore_errors=True)  # what unfinished steps would have gone on from
     report = folder / "report.html"
     shutil.copyfile(outputs["report"].path, report)
     run = Run(key, outputs["gate"], str(report), str(folder / "log.txt"), resumed)
