@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from models.bundle import session_of
 from models.errors import UserError
 from models.text.wordpiece import WordPieceEncoder
 
@@ -156,12 +157,7 @@ class Embedder:
     """A written graph, asked through ONNX Runtime as a bundle will ask it."""
 
     def __init__(self, path: Path, words: WordPieceEncoder, threads: int) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.log_severity_level = 3
-        self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self.session = session_of(path, 1)
         self.words, self.threads = words, threads
 
     def run(self, texts: Sequence[str]) -> Vectors:
