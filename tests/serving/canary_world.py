@@ -4,10 +4,14 @@ A forked controller is a process of its own: `kill -9` (its own, at ``HSCODE_CRA
 would end a pod.
 """
 
+import contextlib
+import fcntl
 import itertools
 import json
 import os
 import random
+import signal
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -15,7 +19,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from sqlalchemy import select
+from sqlalchemy import select, text
 
 from config.settings import Canary as Policy
 from config.settings import CanaryErrors, CanaryLatency, CanaryQuality
@@ -27,7 +31,7 @@ from serving.deploy import NotDeployed
 from serving.registry import Version
 from serving.state import SqlLease, State, open_state
 from serving.state.events import Given, Request, Response, store_events
-from serving.state.tables import Canary, CanaryBlock
+from serving.state.tables import Canary, CanaryBlock, LeaseRow
 from tests.serving.file_deployer import FileDeployer
 
 QUICK = Policy(
@@ -61,6 +65,19 @@ class FileAliases:
         new.write_text(json.dumps(aliases))
         new.rename(self.file)
 
+    def hold_up(self) -> None:
+        """The next promotion waits until `let_go`; whoever is held writes the file `held`."""
+        self.file.with_name("hold").touch()
+
+    @property
+    def held(self) -> bool:
+        """Whether a promotion waits."""
+        return self.file.with_name("held").exists()
+
+    def let_go(self) -> None:
+        """The held promotion goes on."""
+        self.file.with_name("held").unlink()
+
     def find(self, alias: str) -> Version | None:
         number = self.aliases().get(alias)
         if number is None:
@@ -68,6 +85,11 @@ class FileAliases:
         return Version("hscode", number, f"file:///bundles/{number}", datetime.now(UTC), "run")
 
     def promote(self, reference: str) -> Version:
+        hold = self.file.with_name("hold")
+        if hold.exists():
+            hold.rename(self.file.with_name("held"))
+            while self.held:
+                time.sleep(0.005)
         self._write({**self.aliases(), "champion": reference})
         found = self.find("champion")
         assert found is not None
@@ -171,6 +193,46 @@ class World:
 
         self.serve_until(ended, seconds)
         return codes[0]
+
+    def reached(self, done: Callable[[], bool], seconds: float) -> bool:
+        """Whether something became so, without traffic meanwhile."""
+        ends = time.monotonic() + seconds
+        while not done():
+            if time.monotonic() > ends:
+                return False
+            time.sleep(0.005)
+        return True
+
+    def leader(self) -> str:
+        """Who holds the lease."""
+        with self.state.read() as session:
+            return session.scalars(select(LeaseRow.holder)).one()
+
+    def stop_outside_a_write(self, pid: int) -> None:
+        """SIGSTOP, but not while the process holds a lock (the database's or the deployer's): it would hold up all."""
+        while True:
+            os.kill(pid, signal.SIGSTOP)
+            if self._unlocked():
+                return
+            os.kill(pid, signal.SIGCONT)
+            time.sleep(self.random.uniform(0, 0.02))
+
+    def _unlocked(self) -> bool:
+        with self.deployer.file.with_suffix(".lock").open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                return False
+        if self.state.dialect == "postgresql":
+            others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND backend_xid IS NOT NULL"
+            with self.state.read() as session:
+                return session.scalar(text(others)) == 0
+        try:
+            with contextlib.closing(sqlite3.connect(self.state.engine.url.database or "", timeout=0.1)) as database:
+                database.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return False
+        return True
 
     def canary(self) -> Canary:
         with self.state.read() as session:

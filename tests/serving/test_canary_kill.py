@@ -124,12 +124,35 @@ def test_a_stopped_leader_that_wakes_later_changes_nothing(tmp_path: Path, url: 
     world.start()
     first = world.fork_controller()
     world.serve_until(lambda: world.canary().first_seen_at is not None)
-    os.kill(first, signal.SIGSTOP)
+    world.stop_outside_a_write(first)
     second = world.fork_controller()
     world.serve_until(lambda: world.canary().percent == 100)
     os.kill(first, signal.SIGCONT)
     assert sorted((world.serve_until_exit(second), world.serve_until_exit(first))) == [0, 0]
     assert_promoted(world)
+
+
+def test_a_promotion_that_outlasts_its_lease_cannot_undo_what_comes_after(tmp_path: Path, url: str) -> None:
+    """The first controller's alias write hangs while the second leads: no end before it, no write after the end."""
+    world = World(tmp_path, url)
+    world.versions.hold_up()
+    world.start()
+    first = world.fork_controller()
+    world.serve_until(lambda: world.canary().state == "promoting")
+    assert world.reached(lambda: world.versions.held, 60)
+    second = world.fork_controller()
+    # SQLite has one writer at a time, so there the second cannot even lead.
+    rivals = world.state.dialect == "postgresql"
+    reached = world.reached(lambda: world.canary().finished_at is not None, 2)
+    assert not reached, "the second wrote the end while the first still wrote the alias"
+    assert not rivals or f"-{second}-" in world.leader()
+    world.versions.let_go()
+    world.serve_until(lambda: world.canary().finished_at is not None)
+    assert world.versions.aliases() == {"champion": "2"}
+    world.versions.promote("1")
+    assert [world.serve_until_exit(pid) for pid in (first, second)] == [0, 0]
+    assert world.versions.aliases() == {"champion": "1"}
+    assert world.steps() == PROMOTED_STEPS
 
 
 def test_a_challenger_that_never_gets_ready_gets_no_traffic_and_is_reported(tmp_path: Path) -> None:

@@ -291,43 +291,45 @@ class Controller:
         )
 
     def _conclude(self, canary: Canary) -> None:
-        """Move the aliases and write the end.
+        """Move the aliases and write the end, in one transaction that nobody else can be in (`journal.alone`).
 
-        The registry knows no compare-and-set: so it is written only right after we were seen to lead, with the row as
-        we read it, lest a controller that slept moves an alias back. Its first answer may take longer than a lease
-        (MLflow is loaded then), so it is asked something before that check.
+        The registry knows no compare-and-set. But whoever writes an alias has the row, as it was read, to itself until
+        the end is written with it: a former leader finds the row changed, and one that is late in there holds up the
+        next. The registry is asked something before, so that what its first answer takes (MLflow is loaded then) and
+        a registry that is out of reach hold up nobody.
         """
         self.versions.find(CHAMPION)
-        if not self.lease.hold() or not self._unchanged(canary):
+        if not self.lease.hold():
             return
-        crash_point("before_alias")
+        done = journal.PROMOTED if canary.state == journal.PROMOTING else journal.ROLLED_BACK
+        with journal.alone(self.state, canary) as session:
+            crash_point("before_alias")
+            self._move_aliases(canary)
+            crash_point("after_alias")
+            journal.finish(session, canary, done, canary.reason, actor=self.lease.holder, now=self._now())
+        self._tell_end(canary)
+
+    def _move_aliases(self, canary: Canary) -> None:
         if canary.state == journal.PROMOTING:
             self.versions.promote(canary.challenger_version)
         challenger = self.versions.find(CHALLENGER)
         if challenger is not None and challenger.number == canary.challenger_version:
             self.versions.delete_alias(CHALLENGER)
-        crash_point("after_alias")
-        done = journal.PROMOTED if canary.state == journal.PROMOTING else journal.ROLLED_BACK
-        self._finish(canary, done, canary.reason)
-
-    def _unchanged(self, canary: Canary) -> bool:
-        with self.state.read() as session:
-            return journal.find(session, canary.id).row_version == canary.row_version
 
     def _finish(self, canary: Canary, state: str, reason: str) -> None:
         with self.state.write() as session:
             session.add(canary)
             journal.finish(session, canary, state, reason, actor=self.lease.holder, now=self._now())
+        self._tell_end(canary)
+
+    def _tell_end(self, canary: Canary) -> None:
         crash_point("after_finish")
-        log.info("canary %d of version %s: %s: %s", canary.id, canary.challenger_version, state, reason)
+        version, state, reason = canary.challenger_version, canary.state, canary.reason
+        log.info("canary %d of version %s: %s: %s", canary.id, version, state, reason)
         if state != journal.GONE:
             name = {"promoted": "CanaryPromoted", "rolled_back": "CanaryRolledBack"}.get(state, "CanarySuperseded")
-            self._tell(
-                canary,
-                "Normal" if state == journal.PROMOTED else "Warning",
-                name,
-                f"version {canary.challenger_version}: {reason}",
-            )
+            kind = "Normal" if state == journal.PROMOTED else "Warning"
+            self._tell(canary, kind, name, f"version {version}: {reason}")
 
     def _tell_decision(self, canary: Canary, action: str) -> None:
         log.info("canary %d: %s to %d %%: %s", canary.id, action, canary.percent, canary.reason)

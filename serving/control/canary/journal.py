@@ -1,22 +1,28 @@
 """The canary's rows in the state: started, decided (intent), confirmed, finished. Each change is a compare-and-set."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import func, select
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import func, select, text
+from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
 from config.settings import Canary as Policy
 from models.errors import UserError
 from serving.control.canary.blocks import arm_between
 from serving.control.canary.plan import Model, Wanted
-from serving.deploy import Status
+from serving.deploy import Conflict, Status
 from serving.state import State
 from serving.state.tables import Canary, CanaryStep
 
 STARTING, STEPPING, PROMOTING, ROLLING_BACK = "starting", "stepping", "promoting", "rolling_back"
+ALONE_SECONDS = 60
+"""How long `alone` may do nothing in the database before PostgreSQL ends its transaction: a machine that froze in there
+holds up the others no longer. More than a working registry takes to move an alias."""
+LOCKED = "55P03"
+"""PostgreSQL's code for a row that another transaction has locked."""
 PROMOTED, ROLLED_BACK, GONE, SUPERSEDED = "promoted", "rolled_back", "gone", "superseded"
 
 
@@ -170,6 +176,29 @@ def confirm(session: Session, canary: Canary, now: datetime) -> CanaryStep:
         canary.first_seen_at = now
     canary.state = STEPPING
     return step
+
+
+@contextmanager
+def alone(state: State, canary: Canary) -> Iterator[Session]:
+    """A transaction in which no other process can write this canary's row; `canary` is part of its session.
+
+    Raises Conflict where another is in one, or the row is no longer as `canary` was read. PostgreSQL locks the row;
+    SQLite has one writer at a time anyway.
+    """
+    with state.write() as session:
+        if state.dialect == "postgresql":
+            session.execute(text(f"SET LOCAL idle_in_transaction_session_timeout = '{ALONE_SECONDS}s'"))
+        current = select(Canary.row_version).where(Canary.id == canary.id).with_for_update(nowait=True)
+        try:
+            version = session.scalar(current)
+        except OperationalError as error:
+            if getattr(error.orig, "sqlstate", None) != LOCKED:
+                raise
+            raise Conflict("another controller is writing its end") from None
+        if version != canary.row_version:
+            raise Conflict("its row was changed")
+        session.add(canary)
+        yield session
 
 
 def finish(session: Session, canary: Canary, state: str, reason: str, *, actor: str, now: datetime) -> None:
