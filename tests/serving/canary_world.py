@@ -224,9 +224,9 @@ class World:
             except OSError:
                 return False
         if self.state.dialect == "postgresql":
-            others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND backend_xid IS NOT NULL"
+            writers = "pg_stat_activity WHERE datname = current_database() AND backend_xid IS NOT NULL"
             with self.state.read() as session:
-                return session.scalar(text(others)) == 0
+                return session.scalar(text(f"SELECT count(*) FROM {writers}")) == 0
         try:
             with contextlib.closing(sqlite3.connect(self.state.engine.url.database or "", timeout=0.1)) as database:
                 database.execute("BEGIN IMMEDIATE")
