@@ -18,6 +18,8 @@ GROUPS = (
     "retrain",
     "trigger",
     "schedule",
+    "submit",
+    "runs",
     "state",
     "monitor",
     "corrections",

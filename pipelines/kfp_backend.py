@@ -67,18 +67,6 @@ class Task:
     """Node ids of what is under it: where its log is."""
 
 
-@dataclass(frozen=True)
-class KfpRun:
-    """A run with its tasks."""
-
-    state: RunState
-    kfp_state: str
-    pipeline: str
-    parameters: Mapping[str, Any]
-    tasks: tuple[Task, ...]
-    link: str
-
-
 class KfpBackend:
     """One KFP installation, and one of our pipelines on it (by default the retraining)."""
 
@@ -88,7 +76,6 @@ class KfpBackend:
         """`pipeline` is a name of `pipelines.compile.pipelines`. Nothing is asked before the first call."""
         if not settings.kfp.endpoint:
             raise UserError("setting kfp.endpoint is missing", todo="set it to KFP's address, such as http://HOST:8888")
-        _reachable_from_pods(settings)
         self.settings, self.pipeline = settings, pipeline
 
     # -- the trigger's contract ---------------------------------------------------------------------------------
@@ -110,6 +97,7 @@ class KfpBackend:
         `tags` become the run's description: KFP's runs have no tags to filter by. A submit without a clear answer is
         looked for by name; where it is not found BackendUnavailable says so, and the same call may be made again.
         """
+        _reachable_from_pods(self.settings)
         already = self.find(name)
         if already is not None:
             return already.backend_id
@@ -128,7 +116,7 @@ class KfpBackend:
             made = self._asked(self.client.runs.run_service_create_run, run)
             return _id(made, "run_id")
         except BackendUnavailable as error:
-            log.warning("the submit of %s was not answered (%s); looking for it", name, error)
+            log.info("the submit of %s was not answered (%s); looking for it", name, error)
             found = self.find(name)
             if found is None:
                 raise
@@ -136,7 +124,7 @@ class KfpBackend:
 
     def status(self, backend_id: str) -> RunState:
         """How a run is; for a failed one with the line that its step ended with."""
-        return self.run(backend_id).state
+        return self.progress(backend_id)[0]
 
     # -- the one schedule ---------------------------------------------------------------------------------------
 
@@ -157,6 +145,7 @@ class KfpBackend:
             V2beta1Trigger,
         )
 
+        _reachable_from_pods(self.settings)
         old = list(self._schedules())
         pipeline_id, version_id = self.published()
         kept = next(
@@ -243,22 +232,21 @@ class KfpBackend:
         """The newest runs, without their errors (each would cost requests of its own)."""
         return [self._state(run) for run in self.runs(limit)]
 
-    def run(self, backend_id: str) -> KfpRun:
-        """One run with its tasks and, where it failed, the reason."""
+    def progress(self, backend_id: str) -> tuple[RunState, Mapping[str, str]]:
+        """A run, and its steps' states by name (as in the pipeline, `train-2`: KFP tells no display names of tasks)."""
         answer = self._asked(self.client.runs.run_service_get_run, backend_id)
-        _id(answer, "run_id")
         tasks = tuple(_tasks(answer))
-        state = self._state(answer, tasks)
-        config = answer.get("runtime_config") or {}
-        version = answer.get("pipeline_version_reference") or {}
-        return KfpRun(
-            state,
-            answer.get("state") or "",
-            version.get("pipeline_version_id", ""),
-            config.get("parameters") or {},
-            tasks,
-            f"{self.address}/#/runs/details/{backend_id}",
-        )
+        return self._state(answer, tasks), {task.name: task.state.lower() for task in steps(tasks)}
+
+    def failed_step(self, backend_id: str) -> tuple[str, str]:
+        """As `failed_log`, of a run by its id."""
+        return self.failed_log(backend_id, tuple(_tasks(self._asked(self.client.runs.run_service_get_run, backend_id))))
+
+    def artifacts(self, state: RunState) -> str:
+        """Address of the run's folder in the object store, where the settings name the root; else where it is said."""
+        if self.settings.kfp.pipeline_root is None:
+            return f"below defaultPipelineRoot of ConfigMap kfp-launcher, in the folder {state.backend_id}"
+        return f"{self.settings.kfp.pipeline_root.rstrip('/')}/{self.pipeline}/{state.backend_id}"
 
     def failed_log(self, backend_id: str, tasks: tuple[Task, ...]) -> tuple[str, str]:
         """Name of the failed step and the end of its log; both empty where KFP has none (the pod was never admitted).
@@ -469,7 +457,7 @@ class KfpBackend:
 
 
 def _reachable_from_pods(settings: Settings) -> None:
-    """A step's pod has no files of this machine: raises UserError for an address that only works here."""
+    """A step's pod has no files of this machine: raises BackendRefused for an address that only works here."""
     files = [(f"data.sources[{n}].path", source.path) for n, source in enumerate(settings.data.sources)]
     files += [
         ("nomenclature.path", settings.nomenclature.path or ""),
@@ -485,7 +473,7 @@ def _reachable_from_pods(settings: Settings) -> None:
             "a pod needs MLflow's address", "setting registry.uri", "give that of the server, http://HOST:5000"
         )
     if not (settings.deploy.target or "").startswith("kserve:"):
-        raise UserError("a pod deploys to KServe", "setting deploy.target", "give kserve:NAMESPACE")
+        raise BackendRefused("setting deploy.target: a pod deploys to KServe; give kserve:NAMESPACE")
 
 
 def last_words(text: str) -> str:

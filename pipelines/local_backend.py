@@ -71,6 +71,34 @@ class LocalBackend:
             raise BackendUnavailable(f"{folder}: {error.strerror}") from error
         return name
 
+    def listed(self, limit: int) -> list[RunState]:
+        """The newest retrainings of this home."""
+        names = [path.name for path in self._runs.iterdir()] if self._runs.exists() else []
+        found = [state for state in map(self.find, names) if state is not None]
+        return sorted(found, key=lambda state: (state.started_at is None, str(state.started_at)), reverse=True)[:limit]
+
+    def progress(self, backend_id: str) -> tuple[RunState, Mapping[str, str]]:
+        """A run, and the last note of each of its steps."""
+        lines: dict[str, str] = {}
+        try:
+            told = (self._home / "runs" / backend_id / "progress.jsonl").read_text(encoding="utf-8")
+        except OSError:
+            told = ""
+        for line in told.splitlines():
+            if line.endswith("}"):
+                step = json.loads(line)
+                lines[str(step["step"])] = str(step["note"] or "running")
+        return self.status(backend_id), lines
+
+    def failed_step(self, backend_id: str) -> tuple[str, str]:
+        """The process's log: its steps write into one."""
+        log = self._folder(backend_id) / "log.txt"
+        return "run", log.read_text(encoding="utf-8", errors="replace")[-20_000:] if log.exists() else ""
+
+    def artifacts(self, state: RunState) -> str:
+        """Folder with the run's report and log."""
+        return str(self._home / "runs" / state.backend_id)
+
     def _start(
         self, folder: Path, name: str, parameters: Mapping[str, Value], tags: Mapping[str, str], lock: int
     ) -> None:

@@ -12,13 +12,14 @@ import yaml
 from config.settings import Settings, load_settings
 from models.errors import UserError
 from pipelines.compile import Compiled, compiled
-from pipelines.kfp_backend import NO_LOG, SCHEDULE, KfpBackend, last_words, steps
+from pipelines.kfp_backend import NO_LOG, SCHEDULE, KfpBackend, last_words
 from serving.control.trigger.backend import BackendRefused, BackendUnavailable, RunBackend, Schedules
 from tests.pipeline.kfp_server import KfpServer, running
 
 pytestmark = pytest.mark.slow
 PIPELINE = "hscode-training"
 CLUSTER = ["registry.uri=http://mlflow:5000", "deploy.target=kserve:hscode", "kfp.request_seconds=1"]
+DAILY, HOURLY = "0 30 4 * * *", "0 0 * * * *"
 PASSWORD = "not-to-be-shown"
 
 
@@ -132,9 +133,9 @@ def test_a_run_goes_from_known_to_its_end(server: KfpServer, backend: KfpBackend
     server.runs[run_id].pop("state")
     assert backend.status(run_id).status == "intended"
     server.go_on(run_id, ("ingest", "SUCCEEDED"), ("split", "RUNNING"))
-    run = backend.run(run_id)
-    assert (run.state.status, run.state.finished_at) == ("running", None)
-    assert [(task.name, task.state) for task in steps(run.tasks)] == [("ingest", "SUCCEEDED"), ("split", "RUNNING")]
+    state, steps = backend.progress(run_id)
+    assert (state.status, state.finished_at) == ("running", None)
+    assert list(steps.items()) == [("ingest", "succeeded"), ("split", "running")]
     server.finish(run_id)
     assert backend.status(run_id).status == "succeeded"
     server.finish(run_id, state="CANCELED")
@@ -283,21 +284,29 @@ def test_unknown_ids_and_parameters_are_refused(backend: KfpBackend) -> None:
 @pytest.mark.parametrize(
     ("assignments", "said"),
     [
-        (["kfp.endpoint=null"], "kfp.endpoint is missing"),
         (["data.sources=[{path: rows.csv}]"], "cannot read the local file rows.csv"),
         (["nomenclature.path=/x/codes.csv"], "cannot read the local file"),
         (["registry.uri=sqlite:///x.db"], "MLflow's address"),
         (["deploy.target=local:.hscode"], "deploys to KServe"),
     ],
 )
-def test_what_a_pod_could_not_reach_is_said_before_anything_is_asked(assignments: list[str], said: str) -> None:
-    with pytest.raises(UserError, match=said):
-        KfpBackend(load_settings(None, {}, [*CLUSTER, "kfp.endpoint=http://kfp:8888", *assignments]), PIPELINE)
+def test_what_a_pod_could_not_reach_is_said_before_anything_is_asked(
+    server: KfpServer, assignments: list[str], said: str
+) -> None:
+    backend = KfpBackend(settings_for(server, *assignments), PIPELINE)
+    with pytest.raises(BackendRefused, match=said):
+        backend.submit("r", {}, {})
+    with pytest.raises(BackendRefused, match=said):
+        backend.set_schedule(DAILY)
+    assert server.requests == []
+
+
+def test_without_an_address_there_is_no_backend() -> None:
+    with pytest.raises(UserError, match=r"kfp\.endpoint is missing"):
+        KfpBackend(Settings())
 
 
 # -- the schedule ----------------------------------------------------------------------------------------------------
-
-DAILY, HOURLY = "0 30 4 * * *", "0 0 * * * *"
 
 
 def test_a_schedule_is_one_recurring_run_that_never_catches_up(server: KfpServer, backend: KfpBackend) -> None:
