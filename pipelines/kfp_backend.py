@@ -465,13 +465,11 @@ def _reachable_from_pods(settings: Settings) -> None:
     ]
     for setting, address in files:
         if address and "://" not in address:
-            raise UserError(
-                f"a pod cannot read the local file {address}", f"setting {setting}", "give an s3:// address"
+            raise BackendRefused(
+                f"setting {setting}: a pod cannot read the local file {address}; give an s3:// address"
             )
     if not (settings.registry.uri or "").startswith(("http://", "https://")):
-        raise UserError(
-            "a pod needs MLflow's address", "setting registry.uri", "give that of the server, http://HOST:5000"
-        )
+        raise BackendRefused("setting registry.uri: a pod needs MLflow's address; give the server's, http://HOST:5000")
     if not (settings.deploy.target or "").startswith("kserve:"):
         raise BackendRefused("setting deploy.target: a pod deploys to KServe; give kserve:NAMESPACE")
 
