@@ -2,9 +2,13 @@
 
 import json
 import os
+import subprocess
+import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -233,3 +237,42 @@ def test_applying_the_manifests_again_leaves_the_deployed_model(installed: Insta
     )
     installed.deployer.event("hscode", "Normal", "Tested", "seen by people")
     assert "seen by people" in installed.cluster.kubectl("describe", "isvc", "hscode", "-n", installed.namespace)
+
+
+def test_what_simulate_says_of_a_trace_is_seen_on_the_cluster(installed: Installed, tmp_path: Path) -> None:
+    """Two bursts with silence between, sent open loop at a service at zero, against `hscode simulate` on that trace."""
+    wakes = []
+    for _ in range(3):
+        until("zero", installed.asleep, PATIENCE)
+        began = time.monotonic()
+        assert installed.ask("/v1/models/hscode:predict", {"instances": ["horse"]}).status_code == 200
+        wakes.append(time.monotonic() - began)
+    until("zero", installed.asleep, PATIENCE)
+    bursts = [index * 0.25 for index in range(60)]
+    planned = [*bursts, *(75 + at for at in bursts)]
+    taken: dict[float, float | None] = {}
+    start = time.monotonic()
+
+    def send(at: float) -> None:
+        answer = installed.ask("/v1/models/hscode:predict", {"instances": ["horse"]})
+        taken[at] = time.monotonic() - start - at if answer.status_code == 200 else None
+
+    with ThreadPoolExecutor(40) as senders:
+        for at in planned:
+            time.sleep(max(0.0, start + at - time.monotonic()))  # the trace itself, not a wait
+            senders.submit(send, at)
+    trace = tmp_path / "trace.csv"
+    rows = [f"{at},{'' if (seconds := taken[at]) is None else round(seconds * 1000, 1)}" for at in planned]
+    trace.write_text("\n".join(["at,latency_ms", *rows]) + "\n")
+    median, most = sorted(wakes)[1], max(wakes)
+    command = [
+        sys.executable, "-m", "cli.main", "simulate", "--json", "--trace", str(trace), "--min-replicas", "0",
+        "--objective-ms", "500", "--measure", str(installed.bundle("1")), "--cold-start-s", f"{median},{most}",
+        "--set", "capacity.knative.stable_window_s=6",
+    ]  # fmt: skip
+    report = json.loads(subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout)
+    compared = report["compared"]["0"]
+    print(json.dumps({"wakes_s": wakes, **compared}))
+    # Requests that found no pod: the first seconds of both bursts, in the simulation and on the cluster.
+    assert 0 < 1 - compared["observed"]["met"] < 0.3
+    assert abs(compared["simulated"]["met"] - compared["observed"]["met"]) < 0.1
