@@ -1,6 +1,6 @@
 """What this process counts; each replica counts what it stored itself, so sums over replicas are right."""
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 
 LATENCY_BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
 OTHER = "other"
@@ -12,8 +12,10 @@ class Counters:
 
     def __init__(self, versions: int) -> None:
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
         self._versions, self._most = set[str](), versions
         self.events = Counter("hs_events", "Logged events by what became of them.", ["outcome"], registry=self.registry)
+        self.events.labels("stored")
         self.requests = Counter(
             "hs_requests",
             "Requests by version: ok, client_error, error.",
