@@ -10,13 +10,28 @@ NOMENCLATURE ?=
 CONFIG ?=
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help install run test test-all fast lint compile clean
+# Images: REGISTRY goes before their names, TAG after; INDEX_URL and TORCH_INDEX_URL are package indexes for pip, the second
+# one for torch alone (PyTorch's CPU wheels make the training image a third of its size).
+REGISTRY ?=
+TAG ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo dev)
+DOCKER ?= docker
+BASE_IMAGE ?= python:3.11-slim
+INDEX_URL ?=
+TORCH_INDEX_URL ?=
+IMAGES := serving control training
+dockerfile_serving := serving/Dockerfile
+dockerfile_control := serving/control/Dockerfile
+dockerfile_training := components/Dockerfile
+image = $(if $(REGISTRY),$(REGISTRY)/)hscode/$(1):$(TAG)
+
+.PHONY: help install run test test-all fast lint compile images push clean
 
 help:
 	@echo 'make run      run the pipeline on the shipped sample: train, register, deploy, ask three questions'
 	@echo '              DATA=FILE NOMENCLATURE=FILE takes your own rows, CONFIG=FILE your settings'
 	@echo 'make test     lint, types and all tests (make fast: the quick ones)'
 	@echo 'make compile  the pipelines as files for Kubeflow, in dist/pipelines'
+	@echo 'make images   the images, REGISTRY=… TAG=… (make push hands them to the registry)'
 	@echo 'make clean    remove what was built (not the state in $(HOME_DIR))'
 
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -48,6 +63,19 @@ lint: install
 
 compile: install
 	$(BIN)/hscode compile
+
+images: $(IMAGES:%=image-%)
+
+image-%:
+	$(DOCKER) build -f $(dockerfile_$*) -t $(call image,$*) --build-arg BASE_IMAGE=$(BASE_IMAGE) \
+		--build-arg INDEX_URL=$(INDEX_URL) $(if $(filter training,$*),--build-arg TORCH_INDEX_URL=$(TORCH_INDEX_URL)) \
+		--build-arg COMMIT=$$(git rev-parse HEAD) .
+	@$(DOCKER) image inspect --format '{{.Size}}' $(call image,$*) | awk '{printf "$(call image,$*): %.0f MB\n", $$1 / 1e6}'
+
+push: $(IMAGES:%=push-%)
+
+push-%: image-%
+	$(DOCKER) push $(call image,$*)
 
 clean:
 	rm -rf dist build *.egg-info .pytest_cache .mypy_cache .ruff_cache
