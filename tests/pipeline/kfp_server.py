@@ -7,6 +7,7 @@ exists is answered 500 and starts a second workflow all the same, what 400, 404 
 seen on KFP 2.17.0.
 """
 
+import contextlib
 import inspect
 import json
 import re
@@ -29,7 +30,7 @@ import yaml
 from dateutil.parser import isoparse
 from kfp_server_api import models
 
-How = Literal["status", "hang", "cut", "shortened", "page", "lost"]
+How = Literal["status", "hang", "cut", "shortened", "page", "lost", "late"]
 """status: this status. hang: no answer. cut: the connection ends amid the body. shortened: half the body as if it were
 whole. page: 200 with a login page. lost: the work is done and the connection closed without a word."""
 LOG = re.compile(r"/apis/v1alpha1/runs/([^/]+)/nodes/([^/]+)/log")
@@ -163,6 +164,7 @@ class KfpServer:
     violations: list[str] = field(default_factory=list)
     failures: deque[Failure] = field(default_factory=deque)
     address: str = ""
+    late: threading.Event = field(default_factory=threading.Event)
     _lock: threading.RLock = field(default_factory=threading.RLock)
     _released: threading.Event = field(default_factory=threading.Event)
 
@@ -483,8 +485,10 @@ class _Handler(BaseHTTPRequestHandler):
         query = {key: values[-1] for key, values in parse_qs(parts.query).items()}
         self.kfp.requests.append((self.command, operation.name))
         failure = self._failure(operation.name)
-        if failure is not None and failure.how != "lost" and failure.how not in ("cut", "shortened"):
+        if failure is not None and failure.how in ("status", "hang", "page"):
             return self._fail(failure, b"")
+        if failure is not None and failure.how == "late":
+            self.kfp.late.wait(60)
         try:
             if self._unauthorised():
                 raise Refusal(401, "Request header error: there is no user identity header. Unauthorized")
@@ -564,7 +568,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        # Whoever asked may have given up.
+        with contextlib.suppress(ConnectionError):
+            self.wfile.write(body)
+            self.wfile.flush()
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from models.errors import UserError
 from pipelines.compile import Compiled, compiled
 from pipelines.kfp_backend import NO_LOG, SCHEDULE, KfpBackend, last_words
 from serving.control.trigger.backend import BackendRefused, BackendUnavailable, RunBackend, Schedules
-from tests.pipeline.kfp_server import KfpServer, running
+from tests.pipeline.kfp_server import KfpServer, running, until
 
 pytestmark = pytest.mark.slow
 PIPELINE = "hscode-training"
@@ -177,12 +177,23 @@ def test_a_run_that_began_though_its_answer_was_lost_is_found(server: KfpServer,
     assert server.count(CREATE) == 1
 
 
+def test_a_run_that_begins_after_we_gave_up_waiting_is_found_the_next_time(
+    server: KfpServer, backend: KfpBackend
+) -> None:
+    server.fail(CREATE, "late")
+    with pytest.raises(BackendUnavailable):
+        backend.submit("r", {}, {})
+    server.late.set()
+    until("the late run", lambda: server.runs)
+    assert backend.submit("r", {}, {}) in server.runs
+    assert server.workflows == ["r"]
+
+
 def test_an_unanswered_submit_whose_look_fails_too_is_looked_for_the_next_time(
     server: KfpServer, backend: KfpBackend
 ) -> None:
     backend.submit("warm", {}, {})
     server.fail(CREATE, "lost")
-    server.fail("experiment_service_list_experiments", "lost", times=0)
     real, asked = backend.find, []
 
     def find(name: str) -> Any:
@@ -201,7 +212,6 @@ def test_an_unanswered_submit_whose_look_fails_too_is_looked_for_the_next_time(
 def test_a_pipeline_that_another_made_meanwhile_is_taken(server: KfpServer, content: Compiled) -> None:
     one, other = backend_for(server, content), backend_for(server, content)
     one.published()
-    server.fail("pipeline_service_list_pipelines", "status", 500, times=0)
     real = other._asked
     hidden = iter([{}, None])
 
