@@ -46,11 +46,8 @@ def export_corrections(settings: Settings, since: str, out: Path) -> int:
     `since` is an ISO 8601 moment; empty: what `retrain.corrections_since` says. Raises UserError where it is no moment
     or the settings name no state.
     """
-    from importlib import import_module
-
     from serving.state import open_state
-
-    training_rows = import_module("serving.state.corrections").training_rows
+    from serving.state.corrections import training_rows
 
     if settings.state.url is None:
         raise UserError("setting state.url is missing: corrections lie there", todo="set it, or HSCODE__STATE__URL")
