@@ -1,6 +1,7 @@
 """A real Alertmanager: one alert, sent on and on and by two of them, is one run."""
 
 import shutil
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -9,22 +10,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 
-from tests.conftest import missing
-from tests.serving.running import free_port
+from tests.conftest import ROOT, missing
 from tests.serving.trigger_world import TOKEN, World
 
 pytestmark = pytest.mark.slow
-
-CONFIG = """
-route: {{receiver: trigger, group_wait: 0s, group_interval: 1s, repeat_interval: 1s}}
-receivers:
-  - name: trigger
-    webhook_configs:
-      - url: {url}/alerts
-        send_resolved: true
-        http_config: {{authorization: {{type: Bearer, credentials_file: {token}}}}}
-"""
 
 
 @pytest.fixture
@@ -40,8 +31,17 @@ def alertmanager(folder: Path, url: str) -> tuple[subprocess.Popen[bytes], str]:
         missing("Alertmanager is not installed (Debian: prometheus-alertmanager)")
     folder.mkdir()
     (folder / "token").write_text(TOKEN)
-    (folder / "config.yml").write_text(CONFIG.format(url=url, token=folder / "token"))
-    port = free_port()
+    # The configuration as it is shipped; only address, token and the times are others.
+    config = yaml.safe_load((ROOT / "manifests/monitoring/alertmanager.yaml").read_text(encoding="utf-8"))
+    config["route"] |= {"group_wait": "0s", "group_interval": "1s", "repeat_interval": "1s"}
+    (webhook,) = next(each for each in config["receivers"] if each["name"] == "trigger")["webhook_configs"]
+    webhook["url"] = f"{url}/alerts"
+    webhook["http_config"]["authorization"]["credentials_file"] = str(folder / "token")
+    webhook["send_resolved"] = True
+    (folder / "config.yml").write_text(yaml.safe_dump(config))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     command = [
         program, f"--config.file={folder}/config.yml", f"--storage.path={folder}/data",
         f"--web.listen-address=127.0.0.1:{port}", "--cluster.listen-address=",
@@ -56,7 +56,8 @@ def test_an_alert_that_two_alertmanagers_repeat_is_one_run(world: World, tmp_pat
     servers = [alertmanager(tmp_path / f"alertmanager-{n}", url) for n, url in enumerate(world.addresses())]
     try:
         now = datetime.now(UTC).isoformat()
-        one = {"labels": {"alertname": "Drift", "version": "3"}, "annotations": {"summary": "s"}, "startsAt": now}
+        labels = {"alertname": "Drift", "version": "3", "action": "retrain"}
+        one = {"labels": labels, "annotations": {"summary": "s"}, "startsAt": now}
         for process, url in servers:
             while True:
                 assert process.poll() is None
@@ -74,7 +75,7 @@ def test_an_alert_that_two_alertmanagers_repeat_is_one_run(world: World, tmp_pat
         seen = decision.deliveries
         for _, url in servers:
             httpx.post(f"{url}/api/v2/alerts", json=[one | {"endsAt": now}], timeout=5).raise_for_status()
-        again = {**one, "startsAt": datetime.now(UTC).isoformat(), "labels": one["labels"] | {"version": "4"}}
+        again = {**one, "startsAt": datetime.now(UTC).isoformat(), "labels": labels | {"version": "4"}}
         httpx.post(f"{servers[0][1]}/api/v2/alerts", json=[again], timeout=5).raise_for_status()
         world.until(lambda: len(world.runs()) == 2 and world.ended())
         assert world.decisions()[0].deliveries >= seen

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from config.settings import Trigger
 from serving.control.trigger import inputs, journal
@@ -16,7 +16,7 @@ from serving.control.trigger.metrics import Collector
 from serving.control.trigger.schedule import StateSchedules
 from serving.control.trigger.submitter import LeaseLost, Submitter
 from serving.state import SqlLease, State, open_state
-from serving.state.tables import Canary, Run, TriggerDecision
+from serving.state.tables import Canary, LeaseRow, Run, TriggerDecision
 
 SETTINGS = Trigger(cooldown_seconds=600, settle_seconds=60, runs_a_day=3)
 START = datetime(2026, 1, 15, 12, 0, tzinfo=UTC)
@@ -151,9 +151,11 @@ def test_a_run_is_taken_to_its_end_and_the_next_waits_for_it_the_canary_and_the_
     assert here.row("data:s3://x/1").reason == "the canary of version 2 is undecided"
     with here.state.write() as session:
         row = session.scalars(select(Canary)).one()
-        row.state, row.finished_at = "promoted", here.moment
+        row.state, row.finished_at = "promoted", here.moment + timedelta(seconds=1)
+    here.later(2)
     submitter.look()
-    assert here.row("alert:b").reason.startswith("cooldown") or here.row("alert:b").decision == "refuse"
+    assert here.row("alert:b").decision == "refuse"
+    assert here.row("alert:b").reason.startswith("a model was promoted after it fired")
     assert here.row("data:s3://x/1").reason.startswith("cooldown until")
     here.later(601)
     submitter.look()
@@ -234,7 +236,7 @@ def test_a_submitter_that_lost_its_turn_between_mark_and_submission_sends_nothin
     def overslept() -> bool:
         first.lease.hold = hold  # type: ignore[method-assign]
         with here.state.write() as session:
-            session.execute(SqlLease.__init__.__globals__["LeaseRow"].__table__.update().values(expires_at=0.0))
+            session.execute(update(LeaseRow).values(expires_at=0.0))
         second.look()
         second.lease.release()
         return hold()
