@@ -58,7 +58,8 @@ class LinearSVCs:
     def fit(self, watch: Callable[[int, float], None] | None = None) -> dict[str, Any]:
         """Fit all machines, prune them, then weigh the levels on valid."""
         features = self._matrix(self.rows.texts)
-        weights = self.rows.weights.astype(np.float64)
+        of_law = np.array(self.rows.kinds) == "nomenclature"
+        weights = np.where(of_law, self.settings.law_weight, self.rows.weights).astype(np.float64)
         first = 0
         for digits, names in ((2, self.chapters), (4, self.headings)):
             index = {name: i for i, name in enumerate(names)}
@@ -68,7 +69,7 @@ class LinearSVCs:
             self._fit_level(features[used], labels, weights[used], first)
             first += len(names)
         self._fit_vague(features, weights)
-        self._fit_within_headings(features, first)
+        self._fit_within_headings(features, weights, first)
         self.machines.close()
         self._weigh_levels()
         return {
@@ -146,12 +147,10 @@ class LinearSVCs:
         fitted = fit_against_rest(features, labels, weights, one, self.settings.cost, self.settings.tolerance)
         self.machines.put(one + self.chapters.index(VAGUE), *fitted, self.settings.prune)
 
-    def _fit_within_headings(self, features: Any, first: int) -> None:
-        """Machines of subheadings against their siblings. The law's words count here as much as a trader's: among
-        siblings they are what tells one from the other."""
+    def _fit_within_headings(self, features: Any, weights: Floats, first: int) -> None:
+        """Machines of subheadings against their siblings."""
         codes, settings = self.rows.codes, self.settings
         index = {code: i for i, code in enumerate(self.materials.classes)}
-        weights = np.where(np.array(self.rows.kinds) == "nomenclature", 1.0, self.rows.weights).astype(np.float64)
         siblings: dict[str, list[int]] = {}
         for i, code in enumerate(codes):
             if code in index:

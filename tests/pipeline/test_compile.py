@@ -27,7 +27,7 @@ def test_the_same_input_gives_the_same_bytes(compiled: Path, tmp_path: Path) -> 
 def test_every_step_runs_the_given_image_with_limits(compiled: Path) -> None:
     spec = next(yaml.safe_load_all((compiled / "hscode-training.yaml").read_text()))
     executors = spec["deploymentSpec"]["executors"]
-    assert len(executors) == 10
+    assert len(executors) == 11
     for executor in executors.values():
         container = executor["container"]
         assert container["image"] == "registry.example/hscode/training:1"
@@ -43,7 +43,7 @@ def test_steps_that_read_a_changing_world_are_not_cached(compiled: Path) -> None
     spec = next(yaml.safe_load_all((compiled / "hscode-training.yaml").read_text()))
     tasks = {**spec["root"]["dag"]["tasks"], **spec["components"]["comp-condition-1"]["dag"]["tasks"]}
     cached = {name for name, task in tasks.items() if task.get("cachingOptions", {}).get("enableCache")}
-    assert cached == {"split", "embed", "train", "train-2", "evaluate", "select"}
+    assert cached == {"split", "embed", "train", "train-2", "pool", "evaluate", "select"}
 
 
 def test_every_step_passes_a_restricted_namespace_and_a_read_only_root(compiled: Path) -> None:
@@ -73,7 +73,7 @@ def test_every_task_has_a_name_for_people_and_is_tried_again(compiled: Path) -> 
     spec = next(yaml.safe_load_all((compiled / "hscode-training.yaml").read_text()))
     tasks = {**spec["root"]["dag"]["tasks"], **spec["components"]["comp-condition-1"]["dag"]["tasks"]}
     names = [task["taskInfo"]["name"] for name, task in tasks.items() if not name.startswith("condition")]
-    assert len(set(names)) == 10
+    assert len(set(names)) == 11
     assert all(name[0].isupper() for name in names)
     assert {t["retryPolicy"]["maxRetryCount"] for n, t in tasks.items() if not n.startswith("condition")} == {2}
 
