@@ -721,7 +721,7 @@ class Retrain(Section):
     """What a retraining adds to the rows of data.sources."""
 
     corrections_weight: float = Field(3.0, ge=0)
-    """Weight of a correction as a training row: an expert looked at it, and the same text from a source loses to it."""
+    """Weight of a correction as a training row: an expert looked at it. Of its own text its code wins at any weight."""
     corrections_since: Literal["ever", "champion"] = "ever"
     """Which corrections are taken: all, or those since the champion was made. A model is trained from its rows alone,
     so with `champion` it forgets what earlier corrections taught unless data.sources have them by then."""

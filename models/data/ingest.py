@@ -116,8 +116,8 @@ def ingest(
 def added_sources(settings: Settings, new_data: Sequence[str], corrections: Path | None) -> list[Source]:
     """What a retraining reads besides the settings' sources: new data by address, and the file of corrections.
 
-    A correction counts `retrain.corrections_weight`: of one text with two labels the heavier wins, see merge. An empty
-    file is left out.
+    A correction counts `retrain.corrections_weight` in training; of its own text its label wins whatever stands against
+    it (see merge). An empty file is left out.
     """
     again, known = settings.retrain, {source.path for source in settings.data.sources}
     found = [

@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 Ints = npt.NDArray[np.int64]
+EXPERT = 3
+"""Rank of labels that experts have corrected (models.data.ingest.KINDS)."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,9 @@ def merge(
 ) -> Merged:
     """Decide between rows of the same text. All arrays have shape (rows,).
 
-    `key` is the identity of the text, `label` a number into `labels`, `trust` the rank of the label's kind. The label
-    with the largest sum of weights wins; then the more trusted, then the one with more rows, then the first. A label
+    `key` is the identity of the text, `label` a number into `labels`, `trust` the rank of the label's kind. An expert's
+    label (rank EXPERT) wins, whatever stands against it: it was said of this very text. Else the label with the largest
+    sum of weights; then the more trusted, then the one with more rows, then the first. A label
     that another one continues (8518 and 851830) does not contradict it: its weight goes to the longer one. The row that
     stays is the winner's with the largest weight, then trust, then the first.
     """
@@ -90,7 +93,8 @@ def merge(
     pair_weight = np.add.reduceat(weight[member][pair_order].astype(np.float64), first).round(6)
     pair_trust = np.maximum.reduceat(trust[member][pair_order], first)
     pair_rows = np.diff(np.append(first, len(member)))
-    best = np.lexsort((member[pair_order][first], -pair_rows, -pair_trust.astype(np.int64), -pair_weight, pair_text))
+    ranks = (member[pair_order][first], -pair_rows, -pair_trust.astype(np.int64), -pair_weight)
+    best = np.lexsort((*ranks, pair_trust < EXPERT, pair_text))
     winner = best[_starts(pair_text[best])]
     winning = pair_label[winner]
     contradicted = np.bincount(pair_text) > 1

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.data.merge import Merged, merge
+from models.data.merge import EXPERT, Merged, merge
 
 LABELS = ["", "8518", "851830", "851840", "610910"]
 
@@ -30,6 +30,9 @@ def merged(rows: list[tuple[int, int, float, int]]) -> Merged:
         ([(1, 0, 1, 0), (1, 2, 1, 2)], [1], 1),
         ([(1, 2, 2, 2), (1, 4, 1, 2), (1, 4, 1, 2)], [1], 1),
         ([(1, 4, 1, 2), (1, 2, 1, 2)], [0], 1),
+        # What an expert said of a text wins over any weight; of two such the heavier.
+        ([(1, 2, 9, 2), (1, 4, 1, 3)], [1], 1),
+        ([(1, 2, 1, 3), (1, 4, 2, 3), (1, 3, 9, 2)], [1], 1),
         # A shorter label does not contradict a longer one that continues it, and counts for it.
         ([(1, 1, 5, 2), (1, 2, 1, 2)], [1], 0),
         ([(1, 1, 2, 2), (1, 2, 1, 2), (1, 4, 2.5, 2)], [1], 1),
@@ -79,6 +82,7 @@ def test_as_the_plain_way_decides(rows: list[tuple[int, int, float, int]]) -> No
         winner = min(
             votes,
             key=lambda n: (
+                all(rows[i][3] < EXPERT for i in votes[n]),
                 -sum(rows[i][2] for i in votes[n]),
                 -max(rows[i][3] for i in votes[n]),
                 -len(votes[n]),
