@@ -61,16 +61,11 @@ def remove(
 
 @contextmanager
 def _schedules(home: Path, config: Path | None, assignments: list[str] | None) -> "Iterator[Schedules]":
-    from models.errors import UserError
-    from pipelines.backends import schedules_of
-    from serving.control.trigger.backend import BackendRefused, BackendUnavailable
+    from pipelines.backends import asked, schedules_of
 
     settings = settings_of(home, config, assignments)
-    with opened_state(settings) as state:
-        try:
-            yield schedules_of(settings, state)
-        except (BackendRefused, BackendUnavailable) as error:
-            raise UserError(str(error), todo="nothing else was changed; try again") from None
+    with opened_state(settings) as state, asked():
+        yield schedules_of(settings, state)
 
 
 def _say(found: "ScheduleState | None", as_json: bool) -> None:

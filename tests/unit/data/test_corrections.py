@@ -74,7 +74,8 @@ def test_a_correction_never_leaks_into_test_rows_of_its_text(
 def test_a_correction_wins_over_the_text_it_corrects(base: tuple[Settings, pl.DataFrame], tmp_path: Path) -> None:
     settings, rows = base
     text, old = rows["description"][0], rows["code"][0]
-    new = next(code for code in rows["code"].to_list() if code[:2] != old[:2])
+    edition = pl.read_csv(settings.nomenclature.path or "", schema_overrides={"code": pl.String})["code"]
+    new = next(code for code in edition.to_list() if code[:2] != old[:2])
     parts = pl.concat(corrected(settings, [(text.upper(), new)], tmp_path).values())
     found = [
         row
