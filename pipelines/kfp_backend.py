@@ -392,7 +392,10 @@ class KfpBackend:
             )
 
     def _asked(self, call: Callable[..., Any], *arguments: Any, **named: Any) -> dict[str, Any]:
-        """Make a call of the generated API with our deadline; its answer is a JSON object. Raises as the contract."""
+        """Make a call of the generated API with our deadline; its answer is a JSON object. Raises as the contract.
+
+        What only asks is refused for what is not there (400, 404) alone: a run does not fail by our token's end.
+        """
         text = self._text(call, *arguments, **named)
         try:
             answer = json.loads(text) if text.strip() else {}
@@ -412,7 +415,8 @@ class KfpBackend:
             response = call(*arguments, **given, _preload_content=False, _request_timeout=deadline)
             return bytes(response.data).decode("utf-8", "replace")
         except ApiException as error:
-            raise _refusal(self.address, int(error.status or 0), error.body or error.reason) from None
+            reading = any(verb in getattr(call, "__name__", "") for verb in ("_list_", "_get_"))
+            raise _refusal(self.address, int(error.status or 0), error.body or error.reason, reading) from None
         except (HTTPError, OSError, AttributeError) as error:
             # AttributeError: what the generated client makes of an error of TLS.
             raise BackendUnavailable(f"{self.address}: no answer ({_cause(error)})") from None
@@ -503,7 +507,7 @@ def _reachable(address: str, kfp: Kubeflow) -> None:
     except (httpx.HTTPError, OSError) as error:
         raise BackendUnavailable(f"{address}: no answer ({_cause(error)})") from None
     if not got.is_success:
-        raise _refusal(address, got.status_code, got.text)
+        raise _refusal(address, got.status_code, got.text, reading=True)
     if "json" not in got.headers.get("content-type", ""):
         raise BackendUnavailable(f"{address}: not KFP's API (its healthz is no JSON); is a login page in front of it?")
 
@@ -512,7 +516,7 @@ def _token_file(kfp: Kubeflow) -> str | None:
     return kfp.token_file or (POD_TOKEN if os.path.exists(POD_TOKEN) else None)
 
 
-def _refusal(address: str, status: int, body: object) -> BackendRefused | BackendUnavailable:
+def _refusal(address: str, status: int, body: object, reading: bool) -> BackendRefused | BackendUnavailable:
     """What an error status means for the caller, in one line."""
     said = body.decode("utf-8", "replace") if isinstance(body, bytes) else str(body or "")
     with contextlib.suppress(ValueError, AttributeError):
@@ -524,7 +528,8 @@ def _refusal(address: str, status: int, body: object) -> BackendRefused | Backen
         429: "; it asks for patience",
     }.get(status, "")
     line = f"{address}: {status} {said}{hint}"
-    return BackendUnavailable(line) if status in (0, 408, 429) or status >= 500 else BackendRefused(line)
+    later = (0, 401, 403, 408, 429) if reading else (0, 408, 429)
+    return BackendUnavailable(line) if status in later or status >= 500 else BackendRefused(line)
 
 
 def _cause(error: BaseException) -> str:

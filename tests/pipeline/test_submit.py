@@ -33,7 +33,7 @@ class Person:
         self.environment = {
             **os.environ,
             "HSCODE__KFP__ENDPOINT": server.address,
-            "HSCODE__KFP__REQUEST_SECONDS": "2",
+            "HSCODE__KFP__REQUEST_SECONDS": "20",
             "HSCODE__KFP__POLL_SECONDS": "0.05",
             "HSCODE__REGISTRY__URI": "http://mlflow:5000",
             "HSCODE__DEPLOY__TARGET": "kserve:hscode",
