@@ -104,7 +104,7 @@ def artifacts(
         files = registry.client.list_artifacts(version.run_id)
         address = version.source.rsplit("/", 1)[0]
         found |= {"version": version.number, "bundle": version.source}
-        found["report"] = next((f"{address}/{one.path}" for one in files if one.path.endswith(".html")), None)
+        found["report"] = next((f"{address}/{one.path}" for one in files if one.path.startswith("report")), None)
     if as_json:
         typer.echo(json.dumps(found, indent=1))
         return

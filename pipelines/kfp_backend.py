@@ -220,9 +220,12 @@ class KfpBackend:
 
     def runs(self, limit: int = _PAGE) -> list[dict[str, Any]]:
         """The newest runs of our experiment, as KFP says them."""
+        experiment = self._found_experiment()
+        if experiment is None:
+            return []
         found = self._asked(
             self.client.runs.run_service_list_runs,
-            experiment_id=self._experiment(),
+            experiment_id=_id(experiment, "experiment_id"),
             sort_by="created_at desc",
             page_size=min(limit, _PAGE),
         )
@@ -315,21 +318,21 @@ class KfpBackend:
     def _experiment(self) -> str:
         from kfp_server_api import V2beta1Experiment
 
-        kfp, experiments = self.settings.kfp, self.client.experiments
-
-        def find() -> dict[str, Any] | None:
-            found = self._asked(
-                experiments.experiment_service_list_experiments,
-                **self._place(),
-                filter=_equals("display_name", kfp.experiment),
-            )
-            return next(iter(found.get("experiments") or []), None)
+        kfp = self.settings.kfp
 
         def make() -> dict[str, Any]:
             named = V2beta1Experiment(display_name=kfp.experiment, namespace=kfp.namespace)
-            return self._asked(experiments.experiment_service_create_experiment, named)
+            return self._asked(self.client.experiments.experiment_service_create_experiment, named)
 
-        return _id(self._once(find, make), "experiment_id")
+        return _id(self._once(self._found_experiment, make), "experiment_id")
+
+    def _found_experiment(self) -> dict[str, Any] | None:
+        found = self._asked(
+            self.client.experiments.experiment_service_list_experiments,
+            **self._place(),
+            filter=_equals("display_name", self.settings.kfp.experiment),
+        )
+        return next(iter(found.get("experiments") or []), None)
 
     @cached_property
     def _compiled(self) -> Compiled:

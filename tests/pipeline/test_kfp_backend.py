@@ -146,6 +146,15 @@ def test_a_run_goes_from_known_to_its_end(server: KfpServer, backend: KfpBackend
     assert (backend.status(run_id).status, backend.status(run_id).error) == ("failed", "cancelled")
 
 
+def test_looking_makes_nothing(server: KfpServer, backend: KfpBackend) -> None:
+    assert backend.listed() == []
+    assert backend.show() is None
+    assert not backend.remove()
+    assert {verb for verb, _ in server.requests} == {"GET"}
+    run_id = backend.submit("r", {}, {})
+    assert [state.backend_id for state in backend.listed()] == [run_id]
+
+
 # -- errors ----------------------------------------------------------------------------------------------------------
 
 CREATE, LIST = "run_service_create_run", "run_service_list_runs"

@@ -153,12 +153,16 @@ def test_a_batch_run_takes_its_parameters(server: KfpServer, person: Person) -> 
 def test_artifacts_are_what_the_registry_has_of_the_run(server: KfpServer, person: Person, tmp_path: Path) -> None:
     assert person.says("submit", "--name", "monday").returncode == 0
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    Registry(uri).register(write_tiny_bundle(tmp_path / "bundle"), "monday", {"kind": "tiny"})
+    registry = Registry(uri)
+    made = registry.register(write_tiny_bundle(tmp_path / "bundle"), "monday", {"kind": "tiny"})
+    (tmp_path / "report").write_text("<p>")
+    registry.client.log_artifact(made.run_id, str(tmp_path / "report"))
     done = person.says("runs", "artifacts", "monday", "--json", HSCODE__REGISTRY__URI=uri)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["version"] == "1"
     assert found["bundle"].endswith("/bundle")
+    assert found["report"] == found["bundle"].removesuffix("bundle") + "report"
     assert found["id"] in found["steps"]
 
 
