@@ -699,8 +699,8 @@ class Trigger(Section):
     patience_seconds: float = Field(172_800, gt=0)
     """How long something may wait for its turn: a canary may take a day, and the cooldown comes after it."""
     settle_seconds: float = Field(60, ge=0)
-    """How long a run may take to appear at the backend after a submission that was not answered. Only then is it
-    submitted again."""
+    """How long a run may take to appear at the backend after a submission that was not answered (only then is it
+    submitted again), and a canary to start after its run's end."""
     look_seconds: float = Field(2, gt=0)
     """How often the submitter looks; what arrives at its own replica wakes it at once."""
     lease_seconds: float = Field(15, gt=0)

@@ -69,10 +69,11 @@ def facts(session: Session, settings: Trigger, now: datetime) -> Facts:
     since = now - max(DAY, timedelta(seconds=settings.cooldown_seconds))
     young = select(Run).where(or_(Run.status.in_(ACTIVE), Run.created_at >= since, Run.finished_at >= since))
     canary = session.scalars(select(Canary).where(Canary.finished_at.is_(None)).limit(1)).first()
+    tried = set(session.scalars(select(Canary.run_name).where(Canary.started_at >= since)))
     return Facts(
         now=now,
         runs=tuple(
-            PastRun(row.name, row.status, row.created_at, row.finished_at)
+            PastRun(row.name, row.status, row.created_at, row.finished_at, row.name in tried)
             for row in session.scalars(young.order_by(Run.id))
         ),
         canary=None if canary is None else canary.challenger_version,

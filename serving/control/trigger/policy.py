@@ -3,7 +3,7 @@
 The rules, in their order:
 
 1. What is decided on in the same moment as a run joins that run: it sees the same data and the same corrections.
-2. While a run is active or a canary is undecided: wait. The answer to what happened may be under way.
+2. While a run is active, has just ended, or a canary is undecided: wait. The answer to what happened may be under way.
 3. An alert from before the last promotion is about a model that no longer serves: refuse.
 4. Within the cooldown after the last run: wait.
 5. With as many runs in a day as allowed: refuse, and let people look.
@@ -44,6 +44,8 @@ class PastRun:
     status: str
     created_at: datetime
     finished_at: datetime | None = None
+    tried: bool = False
+    """Its version has, or had, a canary."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def policy(event: Event, facts: Facts, settings: Trigger) -> Decision:
 def _decide(event: Event, facts: Facts, settings: Trigger) -> Decision:
     if facts.started is not None and not event.dry_run:
         return Decision("refuse", f"joins run {facts.started}", facts.started)
-    busy = _busy(facts)
+    busy = _busy(facts, settings)
     if busy is None and event.source == "alertmanager" and (facts.promoted_at or event.received_at) > event.received_at:
         return Decision("refuse", f"a model was promoted after it fired, at {_moment(facts.promoted_at)}")
     blocked = busy or (None if event.source == "person" else _cooling(facts, settings))
@@ -108,11 +110,17 @@ _REASONS: dict[Source, str] = {
 }
 
 
-def _busy(facts: Facts) -> str | None:
+def _busy(facts: Facts, settings: Trigger) -> str | None:
     active = next((run for run in facts.runs if run.status in ACTIVE), None)
     if active is not None:
         return f"run {active.name} is active"
-    return None if facts.canary is None else f"the canary of version {facts.canary} is undecided"
+    if facts.canary is not None:
+        return f"the canary of version {facts.canary} is undecided"
+    # Between a run's end and the start of its version's canary a look of the canary controller goes by.
+    ends = facts.now - timedelta(seconds=settings.settle_seconds)
+    fresh = (run for run in facts.runs if run.status == "succeeded" and run.finished_at and not run.tried)
+    name = next((run.name for run in fresh if run.finished_at and run.finished_at > ends), None)
+    return None if name is None else f"run {name} has just ended, its canary may be about to start"
 
 
 def _cooling(facts: Facts, settings: Trigger) -> str | None:

@@ -1,5 +1,6 @@
 """The retrain policy: its rules as tables, and what must hold for any facts."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import get_args
 
@@ -42,6 +43,9 @@ def decided(source: Source, facts: Facts, received: float = 0, dry_run: bool = F
         ("person", Facts(NOW, (run(5, "running"),)), 0, "wait", "run r5 is active"),
         ("schedule", Facts(NOW, (run(5, "running"),)), 0, "refuse", "run r5 is active; the schedule does not catch up"),
         ("data", Facts(NOW, canary="7"), 0, "wait", "the canary of version 7 is undecided"),
+        ("person", Facts(NOW, (run(10.5),)), 0, "wait", "run r10.5 has just ended"),
+        ("person", Facts(NOW, (replace(run(10.5), tried=True),)), 0, "run", "a person asked for it"),
+        ("person", Facts(NOW, (run(10.5, "failed"),)), 0, "run", "a person asked for it"),
         ("person", Facts(NOW, canary="7"), 0, "wait", "the canary of version 7 is undecided"),
         ("data", Facts(NOW, canary="7"), 121, "refuse", "waited longer than 7200 s: the canary of version 7 is"),
         ("alertmanager", Facts(NOW, (run(69),)), 0, "wait", "cooldown until 2026-01-15T12:01:00+00:00"),

@@ -145,8 +145,10 @@ def test_a_run_is_taken_to_its_end_and_the_next_waits_for_it_the_canary_and_the_
     here.backend.end("succeeded")
     submitter.look()
     assert here.runs()[0].status == "succeeded"
+    submitter.look()
+    assert here.row("data:s3://x/1").reason.endswith("has just ended, its canary may be about to start")
     with here.state.write() as session:
-        session.add(canary())
+        session.add(canary(run_name=here.runs()[0].name))
     submitter.look()
     assert here.row("data:s3://x/1").reason == "the canary of version 2 is undecided"
     with here.state.write() as session:
