@@ -70,6 +70,7 @@ def test_a_real_predictors_traffic_and_its_shift(home: Path) -> None:
         assert host._proxy is not None
         host._proxy.logger_url = monitor.url
         rng = random.Random(2)
+        until("the database", lambda: httpx.get(f"{monitor.url}/readyz").status_code == 200, 120)
 
         def ask(some: list[str]) -> None:
             path = f"{host.url}/v1/models/hscode:predict"

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from sqlalchemy import func, select
+from sqlalchemy.exc import SQLAlchemyError
 
 from config.settings import Monitor
 from serving.control.monitor.cleaning import clean
@@ -68,8 +69,10 @@ class Watch:
                 self.look(datetime.now(UTC))
             except Unavailable:
                 pass
-            except Exception as error:
+            except SQLAlchemyError as error:
                 self.database.failed(error)
+            except Exception:
+                log.exception("a look failed; the figures are those of the one before")
             self._stop.wait(self.settings.refresh_seconds)
 
     def look(self, now: datetime) -> None:
