@@ -171,6 +171,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="csv with description, hs6, source")
     parser.add_argument("--source", default="uk_search_references")
     parser.add_argument("--other", default="uk_extra_references", help="source of the parcel texts")
+    parser.add_argument("--hourly", type=int, nargs="*", default=[20, 100, 1000], help="unshifted texts an hour")
     parser.add_argument("--peers", type=Path, help="python with evidently and alibi-detect")
     parser.add_argument("--repeats", type=int, default=20, help="windows of each size")
     parser.add_argument("--peer-repeats", type=int, default=5)
@@ -191,7 +192,7 @@ def main() -> None:
     vocabulary, reference, live = old[:third], old[third : third + 1000], old[third + 1000 :]
     ours = Ours(vocabulary, reference, Monitor())
     print(f"{len(vocabulary)} texts for the vocabulary, {len(reference)} for the reference, {len(live)} live")
-    for texts_an_hour in (20, 100, 1000):
+    for texts_an_hour in options.hourly:
         print("unshifted", json.dumps(unshifted(ours, live, texts_an_hour, rng)), flush=True)
 
     spent: dict[str, list[float]] = defaultdict(list)

@@ -83,14 +83,17 @@ def test_a_real_predictors_traffic_and_its_shift(home: Path) -> None:
             return metric(monitor, name, version="1")
 
         # A process that loads MLflow fetches it.
-        until("its reference", lambda: seen("hs_drift_ratio") is not None, 120)
+        until("its reference", lambda: seen("hs_drift_ratio") is not None, 300)
         for _ in range(4):
             ask(texts(rng, 60, list(GOODS)))
         # The logger's queue runs behind the answers by a moment.
         until("all of it logged", lambda: metric(monitor, "hs_completeness_ratio") == 1.0, 60)
         for feature in ("tokens", "lengths", "chapters"):
             assert (metric(monitor, "hs_drift_lower_ratio", version="1", feature=feature) or 0) < 0.05, feature
-        assert metric(monitor, "hs_unknown_token_ratio", version="1") == 0.0
+        # Its vocabulary has all words but the masked number of one class.
+        calm = metric(monitor, "hs_unknown_token_ratio", version="1")
+        assert calm is not None
+        assert calm < 0.1
         age = metric(monitor, "hs_model_age_seconds", version="1")
         assert age is not None
         assert 0 < age < 600
@@ -107,7 +110,7 @@ def test_a_real_predictors_traffic_and_its_shift(home: Path) -> None:
             return min(found) > 0.01
 
         until("drift", shifted, 60)
-        assert (metric(monitor, "hs_unknown_token_ratio", version="1") or 0) > 0
+        assert (metric(monitor, "hs_unknown_token_ratio", version="1") or 0) > calm
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
