@@ -23,7 +23,8 @@ from serving.deploy.base import REQUEST_TYPE, RESPONSE_TYPE
 log = logging.getLogger("hscode.host")
 
 QUEUE_EVENTS = 1000
-SENDERS = 2
+SENDERS = 16
+"""Events under way at once. The monitor answers after its commit, which all that wait share."""
 TIMEOUT_SECONDS = 5.0
 
 

@@ -1,4 +1,4 @@
-"""The monitor's figures of a real predictor behind the local host: nothing lost, no drift; then texts change."""
+"""The monitor's figures of a real predictor behind the local host: nothing lost, no drift."""
 
 import json
 import random
@@ -61,7 +61,7 @@ def home(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_a_real_predictors_traffic_and_its_shift(home: Path) -> None:
+def test_a_real_predictors_traffic(home: Path) -> None:
     url = f"sqlite:///{home}/state.db"
     quick = ["monitor.refresh_seconds=0.2", "monitor.window_seconds=60", "monitor.window_parts=60"]
     host = LocalHost(home, logger_url="http://127.0.0.1:1/")
@@ -98,19 +98,6 @@ def test_a_real_predictors_traffic_and_its_shift(home: Path) -> None:
         assert age is not None
         assert 0 < age < 600
         assert metric(monitor, "hs_requests_total", version="1", status="ok")
-
-        def shifted() -> bool:
-            ask(
-                texts(rng, 60, ["851830", "851840"])
-                + ["\u043d\u0430\u0443\u0448\u043d\u0438\u043a\u0438 bluetooth"] * 10
-            )
-            found = [
-                metric(monitor, "hs_drift_lower_ratio", version="1", feature=f) or 0 for f in ("chapters", "scripts")
-            ]
-            return min(found) > 0.01
-
-        until("drift", shifted, 60)
-        assert (metric(monitor, "hs_unknown_token_ratio", version="1") or 0) > calm
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
