@@ -24,6 +24,7 @@ GROUPS = (
     "monitor",
     "corrections",
     "data",
+    "loop",
 )
 """Modules of `cli` with a function ``register(app)``."""
 

@@ -731,6 +731,37 @@ class Retrain(Section):
     """Addresses of new data that is not read, such as a file that was deleted or is known to be wrong."""
 
 
+class Loop(Section):
+    """`hscode loop`: some days of a service told in minutes. Only times are short: config/loop.yaml has the others."""
+
+    base_rows: int = Field(3000, ge=100)
+    """Synthetic rows that the first champion is trained on; as many shifted ones for the reference model."""
+    subheadings: int = Field(150, ge=100)
+    """Subheadings of the synthetic sample: twenty rows of each."""
+    judged_rows: int = Field(800, ge=50)
+    """Rows that accuracies are measured on, of either stream; no model sees them in training."""
+    rate: float = Field(20.0, gt=0)
+    """Requests a second, one description each: a canary has its evidence in less than a minute, and two cores are
+    not busy with it."""
+    corrected: float = Field(0.6, ge=0, le=1)
+    """Share of answers to which experts say the right code. Days of a service are told in minutes, so there must be
+    many."""
+    steady_seconds: float = Field(60, gt=0)
+    """How long the stream is as in training before it shifts: longer than the monitor's window."""
+    after_seconds: float = Field(20, ge=0)
+    """How long it goes on after the verdict on the challenger."""
+    deadline_seconds: float = Field(900, gt=0)
+    """From the first request on; what has not happened by then is told as not happened."""
+    start_seconds: float = Field(120, gt=0)
+    """Until each part must be ready."""
+    scrape_seconds: int = Field(2, ge=1)
+    """Prometheus looks and decides so often; on a cluster twice a minute."""
+    sustained_seconds: int = Field(15, ge=0)
+    """The longest `for` of a rule: how long drift lasts until the alert fires; on a cluster half an hour."""
+    grouped_seconds: int = Field(1, ge=1)
+    """How long Alertmanager waits for others of a group; on a cluster half a minute."""
+
+
 class State(Section):
     """Where events, corrections and decisions are kept."""
 
@@ -763,6 +794,7 @@ class Settings(Section):
     kfp: Kubeflow = Kubeflow()
     trigger: Trigger = Trigger()
     retrain: Retrain = Retrain()
+    loop: Loop = Loop()
     state: State = State()
 
     def to_json(self) -> str:
@@ -785,7 +817,8 @@ class Settings(Section):
     def digest(self) -> str:
         """SHA-256 of what decides a model (not where and how it is served and watched), first 16 hex digits."""
         tree = self.model_dump(
-            mode="json", exclude={"registry", "deploy", "canary", "capacity", "kfp", "monitor", "trigger", "state"}
+            mode="json",
+            exclude={"registry", "deploy", "canary", "capacity", "kfp", "monitor", "trigger", "loop", "state"},
         )
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
 

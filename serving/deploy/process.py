@@ -257,7 +257,7 @@ class RevisionProcess:
                     stdout=output,
                     stderr=output,
                     start_new_session=True,  # Ctrl-C on a terminal is for the host alone, which then drains
-                    preexec_fn=_end_with_parent(),
+                    preexec_fn=end_with_parent(),
                 )
             except OSError as error:
                 return f"cannot start {self.command[0]}: {error.strerror}"
@@ -277,7 +277,7 @@ class RevisionProcess:
         return f"its process ended with {how}: {self.tail()}"
 
 
-def _end_with_parent() -> Callable[[], None] | None:
+def end_with_parent() -> Callable[[], None] | None:
     """Run in a child, makes a killed host take it along (PR_SET_PDEATHSIG); None where the kernel has no such thing.
 
     The C function is looked up before the fork: a child of a process with threads must not load anything.

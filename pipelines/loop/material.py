@@ -1,0 +1,136 @@
+"""Rows of a loop: what the first champion learns, the stream before and after the shift, and rows to judge by."""
+
+import csv
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from config.settings import Loop, Settings
+from models.data.sample import SHIFTS, LabelledText, nomenclature, sample_stream
+from models.errors import UserError
+
+VAGUE = "VAGUE"
+JUDGED_SHARE = 5
+"""One row in so many of given files is kept to judge by, and one of the base rows for the stream before the shift."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """Files and streams of one loop. No judged text is in any other file or stream."""
+
+    base: Path
+    """csv `description, code, source` that the first champion is trained on."""
+    shifted: Path
+    """The same of the shifted stream, all with their codes: the reference model has them besides."""
+    judged: Path
+    """Rows of the stream before the shift that are only judged by."""
+    judged_shifted: Path
+    """The same of the shifted stream."""
+    nomenclature: Path | None
+    before: Sequence[LabelledText]
+    """What clients send before the shift."""
+    after: Sequence[LabelledText]
+    """What they send then: the rows of `shifted`, in their order."""
+    shift: str
+    """What changes, in words."""
+    synthetic: bool
+
+
+def synthetic(folder: Path, settings: Loop) -> Material:
+    """Rows of the generated sample. After the shift a third of the texts are of new kinds of goods, a third are
+    Turkish, a third are of goods that have moved to another code."""
+    count, judged = settings.base_rows, settings.judged_rows
+
+    def shifted(seed: int) -> Iterator[LabelledText]:
+        streams = [sample_stream(seed, shift, settings.subheadings) for shift in SHIFTS]
+        while True:
+            yield from map(next, streams)
+
+    made = {
+        "base": list(islice(sample_stream(17, None, settings.subheadings), count)),
+        "before": list(islice(sample_stream(18, None, settings.subheadings), count)),
+        "after": list(islice(shifted(19), count)),
+    }
+    sent = {row.description for rows in made.values() for row in rows}
+    unsent = {"before": sample_stream(20, None, settings.subheadings), "after": shifted(21)}
+    kept = {name: list(islice((r for r in rows if r.description not in sent), judged)) for name, rows in unsent.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    legal = folder / "nomenclature.csv"
+    with legal.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("code", "text"), *nomenclature(settings.subheadings).items()])
+    return Material(
+        _written(folder / "base.csv", made["base"], "synthetic"),
+        _written(folder / "shifted.csv", made["after"], "synthetic_shifted"),
+        _written(folder / "judged.csv", kept["before"], "synthetic"),
+        _written(folder / "judged-shifted.csv", kept["after"], "synthetic_shifted"),
+        legal,
+        made["before"],
+        made["after"],
+        "new kinds of goods, Turkish texts, goods moved to other codes",
+        True,
+    )
+
+
+def of_files(folder: Path, settings: Settings, base: Sequence[str], shifted: Sequence[str]) -> Material:
+    """Rows of files: of `base` one part in five is streamed before the shift and one is judged by, the rest trained on;
+    of `shifted` one in five is judged by, the rest is streamed. Legal texts are trained on alone.
+
+    Which part a row is in, its text decides. Raises UserError for files that cannot be read.
+    """
+    from models.data.labelled import read_labelled
+    from models.hs.edition import load_edition
+
+    named = settings.nomenclature
+    edition = load_edition(named.path, named.edition) if named.path else None
+
+    def read(files: Sequence[str]) -> list[tuple[LabelledText, str, str]]:
+        found = []
+        for file in files:
+            frame = read_labelled(file, settings, edition).frame
+            columns = (frame[name].to_list() for name in ("description", "hs6", "label_kind", "source"))
+            found += [
+                (LabelledText(text, hs6 or ""), kind, source)
+                for text, hs6, kind, source in zip(*columns, strict=True)
+                if hs6 or kind == "vague"
+            ]
+        return found
+
+    folder.mkdir(parents=True, exist_ok=True)
+    old, new = read(base), read(shifted)
+    known = {row.description for row, *_ in old}
+    part = {row.description: zlib.crc32(row.description.encode()) % JUDGED_SHARE for row, *_ in (*old, *new)}
+    lawful = [row for row in old if row[1] == "nomenclature"]
+    said = [row for row in old if row[1] != "nomenclature"]
+    trained = [row for row in said if part[row[0].description] > 1] + lawful
+    before = [row for row, *_ in said if part[row.description] == 1]
+    judged = [row for row, *_ in said if part[row.description] == 0 and row.hs6]
+    after = [row for row, *_ in new if part[row.description] > 0 and row.description not in known]
+    judged_after = [row for row, *_ in new if part[row.description] == 0 and row.hs6 and row.description not in known]
+    for name, rows in (("--data", before), ("--data", judged), ("--shifted", after), ("--shifted", judged_after)):
+        if len(rows) < 50:
+            raise UserError(f"{len(rows)} rows are left for a part of the stream", name, "give a larger file")
+    with (folder / "base.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("description", "code", "source"))
+        writer.writerows((row.description, row.hs6 or VAGUE, source) for row, _, source in trained)
+    return Material(
+        folder / "base.csv",
+        _written(folder / "shifted.csv", after, "shifted"),
+        _written(folder / "judged.csv", judged, "base"),
+        _written(folder / "judged-shifted.csv", judged_after, "shifted"),
+        Path(named.path) if named.path else None,
+        before,
+        after,
+        f"rows of {', '.join(Path(file).name for file in shifted)}",
+        False,
+    )
+
+
+def _written(file: Path, rows: Iterable[LabelledText], source: str) -> Path:
+    with file.open("w", encoding="utf-8", newline="") as out:
+        writer = csv.writer(out)
+        writer.writerow(("description", "code", "source"))
+        writer.writerows((row.description, row.hs6 or VAGUE, source) for row in rows)
+    return file
