@@ -743,7 +743,7 @@ class Loop(Section):
     rate: float = Field(20.0, gt=0)
     """Requests a second, one description each: a canary has its evidence in less than a minute, and two cores are
     not busy with it."""
-    corrected: float = Field(0.6, ge=0, le=1)
+    corrected: float = Field(0.8, ge=0, le=1)
     """Share of answers to which experts say the right code. Days of a service are told in minutes, so there must be
     many."""
     steady_seconds: float = Field(60, gt=0)
@@ -756,7 +756,7 @@ class Loop(Section):
     """Until each part must be ready."""
     scrape_seconds: int = Field(2, ge=1)
     """Prometheus looks and decides so often; on a cluster twice a minute."""
-    sustained_seconds: int = Field(15, ge=0)
+    sustained_seconds: int = Field(20, ge=0)
     """The longest `for` of a rule: how long drift lasts until the alert fires; on a cluster half an hour."""
     grouped_seconds: int = Field(1, ge=1)
     """How long Alertmanager waits for others of a group; on a cluster half a minute."""
