@@ -31,7 +31,7 @@ def loop(
     nomenclature: NomenclatureOption = None,
     home: HomeOption = Path(".hscode"),
     config: Annotated[
-        Path, typer.Option("--config", metavar="FILE", help="Settings as YAML; default: config/loop.yaml.")
+        Path, typer.Option("--config", metavar="FILE", help="Settings as YAML.", show_default="config/loop.yaml")
     ] = SETTINGS,
     set_: SetOption = None,
     as_json: JsonOption = False,

@@ -756,7 +756,7 @@ class Loop(Section):
     """Until each part must be ready."""
     scrape_seconds: int = Field(2, ge=1)
     """Prometheus looks and decides so often; on a cluster twice a minute."""
-    sustained_seconds: int = Field(20, ge=0)
+    sustained_seconds: int = Field(10, ge=0)
     """The longest `for` of a rule: how long drift lasts until the alert fires; on a cluster half an hour."""
     grouped_seconds: int = Field(1, ge=1)
     """How long Alertmanager waits for others of a group; on a cluster half a minute."""

@@ -8,10 +8,12 @@ from itertools import islice
 from pathlib import Path
 
 from config.settings import Loop, Settings
-from models.data.sample import SHIFTS, LabelledText, nomenclature, sample_stream
+from models.data.sample import LabelledText, Shift, nomenclature, sample_stream
 from models.errors import UserError
 
 VAGUE = "VAGUE"
+NEW_CHAPTERS = ("84", "85", "90", "91", "92")
+"""Goods that the synthetic stream lacks before the shift."""
 JUDGED_SHARE = 5
 """One row in so many of given files is kept to judge by, and one of the base rows for the stream before the shift."""
 
@@ -39,23 +41,28 @@ class Material:
 
 
 def synthetic(folder: Path, settings: Loop) -> Material:
-    """Rows of the generated sample. After the shift a third of the texts are of new kinds of goods, a third are
-    Turkish, a third are of goods that have moved to another code."""
+    """Rows of the generated sample: at first all goods but machines, electronics and instruments; after the shift every
+    second text is of those, the others by turns Turkish and of goods that have moved to another code."""
     count, judged = settings.base_rows, settings.judged_rows
 
+    def stream(seed: int, shift: Shift | None = None, new: bool = False) -> Iterator[LabelledText]:
+        return (row for row in sample_stream(seed, shift, settings.subheadings) if (row.hs6[:2] in NEW_CHAPTERS) == new)
+
     def shifted(seed: int) -> Iterator[LabelledText]:
-        streams = [sample_stream(seed, shift, settings.subheadings) for shift in SHIFTS]
+        goods, turkish, moved = stream(seed, None, True), stream(seed, "language"), stream(seed, "codes")
         while True:
-            yield from map(next, streams)
+            yield from map(next, (goods, turkish, goods, moved))
 
     made = {
-        "base": list(islice(sample_stream(17, None, settings.subheadings), count)),
-        "before": list(islice(sample_stream(18, None, settings.subheadings), count)),
+        "base": list(islice(stream(17), count)),
+        "before": list(islice(stream(18), count)),
         "after": list(islice(shifted(19), count)),
     }
     sent = {row.description for rows in made.values() for row in rows}
-    unsent = {"before": sample_stream(20, None, settings.subheadings), "after": shifted(21)}
-    kept = {name: list(islice((r for r in rows if r.description not in sent), judged)) for name, rows in unsent.items()}
+    kept = {
+        name: list(islice((row for row in rows if row.description not in sent), judged))
+        for name, rows in (("before", stream(20)), ("after", shifted(21)))
+    }
     folder.mkdir(parents=True, exist_ok=True)
     legal = folder / "nomenclature.csv"
     with legal.open("w", encoding="utf-8", newline="") as file:
@@ -68,7 +75,7 @@ def synthetic(folder: Path, settings: Loop) -> Material:
         legal,
         made["before"],
         made["after"],
-        "new kinds of goods, Turkish texts, goods moved to other codes",
+        "machines, electronics and instruments come in, texts are Turkish, goods have moved to other codes",
         True,
     )
 
