@@ -24,11 +24,12 @@ dockerfile_control := serving/control/Dockerfile
 dockerfile_training := components/Dockerfile
 image = $(if $(REGISTRY),$(REGISTRY)/)hscode/$(1):$(TAG)
 
-.PHONY: help install run test test-all fast lint compile images push clean
+.PHONY: help install run loop test test-all fast lint compile images push clean
 
 help:
 	@echo 'make run      run the pipeline on the shipped sample: train, register, deploy, ask three questions'
 	@echo '              DATA=FILE NOMENCLATURE=FILE takes your own rows, CONFIG=FILE your settings'
+	@echo 'make loop     the whole loop in some minutes: train, serve, shift, alarm, retrain, canary, promotion (docs/loop.md)'
 	@echo 'make test     lint, types and all tests (make fast: the quick ones)'
 	@echo 'make compile  the pipelines as files for Kubeflow, in dist/pipelines'
 	@echo 'make images   the images, REGISTRY=… TAG=… (make push hands them to the registry)'
@@ -46,6 +47,9 @@ install: $(VENV)/installed
 run: install
 	$(BIN)/hscode run --ask --home $(HOME_DIR) $(if $(CONFIG),--config $(CONFIG)) $(foreach file,$(DATA),--data $(file)) \
 		$(if $(NOMENCLATURE),--nomenclature $(NOMENCLATURE))
+
+loop: install
+	$(BIN)/hscode loop --home $(HOME_DIR)
 
 test: lint
 	$(BIN)/pytest -n 2 --dist loadfile -m 'not cluster'

@@ -81,7 +81,7 @@ def postgres_server() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def postgres(postgres_server: Path) -> Callable[[], str]:
     """Makes a new empty database on the throw-away server; gives its SQLAlchemy address."""
     import psycopg
