@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from config.settings import Loop, Settings
+from models.data.groups import Grouper
 from models.data.sample import LabelledText, Shift, nomenclature, sample_stream
 from models.errors import UserError
 
@@ -84,7 +85,7 @@ def of_files(folder: Path, settings: Settings, base: Sequence[str], shifted: Seq
     """Rows of files: of `base` one part in five is streamed before the shift and one is judged by, the rest trained on;
     of `shifted` one in five is judged by, the rest is streamed. Legal texts are trained on alone.
 
-    Which part a row is in, its text decides. Raises UserError for files that cannot be read.
+    Near-duplicates are in one part, which the first one's text decides. Raises UserError for files that cannot be read.
     """
     from models.data.labelled import read_labelled
     from models.hs.edition import load_edition
@@ -106,15 +107,14 @@ def of_files(folder: Path, settings: Settings, base: Sequence[str], shifted: Seq
 
     folder.mkdir(parents=True, exist_ok=True)
     old, new = read(base), read(shifted)
-    known = {row.description for row, *_ in old}
-    part = {row.description: zlib.crc32(row.description.encode()) % JUDGED_SHARE for row, *_ in (*old, *new)}
     lawful = [row for row in old if row[1] == "nomenclature"]
     said = [row for row in old if row[1] != "nomenclature"]
-    trained = [row for row in said if part[row[0].description] > 1] + lawful
-    before = [row for row, *_ in said if part[row.description] == 1]
-    judged = [row for row, *_ in said if part[row.description] == 0 and row.hs6]
-    after = [row for row, *_ in new if part[row.description] > 0 and row.description not in known]
-    judged_after = [row for row, *_ in new if part[row.description] == 0 and row.hs6 and row.description not in known]
+    part = _parts([row.description for row, *_ in (*said, *new)], len(said), settings.data.near_duplicate_similarity)
+    trained = [row for at, row in enumerate(said) if part[at] > 1] + lawful
+    before = [row for at, (row, *_) in enumerate(said) if part[at] == 1]
+    judged = [row for at, (row, *_) in enumerate(said) if part[at] == 0 and row.hs6]
+    after = [row for at, (row, *_) in enumerate(new, len(said)) if part[at] > 0]
+    judged_after = [row for at, (row, *_) in enumerate(new, len(said)) if part[at] == 0 and row.hs6]
     for name, rows in (("--data", before), ("--data", judged), ("--shifted", after), ("--shifted", judged_after)):
         if len(rows) < 50:
             raise UserError(f"{len(rows)} rows are left for a part of the stream", name, "give a larger file")
@@ -133,6 +133,17 @@ def of_files(folder: Path, settings: Settings, base: Sequence[str], shifted: Seq
         f"rows of {', '.join(Path(file).name for file in shifted)}",
         False,
     )
+
+
+def _parts(texts: list[str], old: int, similarity: float) -> list[int]:
+    """Part of each text, 0 to `JUDGED_SHARE` - 1: near-duplicates are in one. The first `old` texts are base rows; what
+    is shifted and like one of them is streamed, never judged by."""
+    grouper = Grouper(similarity)
+    grouper.add(texts)
+    return [
+        1 if first < old <= at else zlib.crc32(texts[first].encode()) % JUDGED_SHARE
+        for at, first in enumerate(grouper.groups().tolist())
+    ]
 
 
 def _written(file: Path, rows: Iterable[LabelledText], source: str) -> Path:
