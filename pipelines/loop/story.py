@@ -97,6 +97,7 @@ def run_loop(settings: Settings, home: Path, material: Material, tell: Tell) -> 
     timeline = home / "timeline.html"
     timeline.write_text(page.render(summary, stream.outcomes, seen), encoding="utf-8")
     summary["timeline"] = str(timeline)
+    (home / "summary.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return summary
 
 
