@@ -43,7 +43,7 @@ class Person:
     def says(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "cli.main", *arguments, "--home", str(self.home)]
         return subprocess.run(
-            command, capture_output=True, text=True, env={**self.environment, **environment}, timeout=120
+            command, capture_output=True, text=True, env={**self.environment, **environment}, timeout=900
         )
 
 
@@ -56,11 +56,11 @@ def ends(server: KfpServer, failed: str | None = None, log: str | None = None) -
     """Let the run that comes go through its steps, each seen once by who waits."""
 
     def follow() -> None:
-        until("a run", lambda: server.runs, 60)
+        until("a run", lambda: server.runs, 600)
         (run_id,) = server.runs
         server.go_on(run_id, ("ingest", "RUNNING"))
         asked = server.count("run_service_get_run")
-        until("a look", lambda: server.count("run_service_get_run") >= asked + 2, 60)
+        until("a look", lambda: server.count("run_service_get_run") >= asked + 2, 600)
         server.finish(run_id, failed, log)
 
     thread = threading.Thread(target=follow, daemon=True)
