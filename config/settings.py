@@ -807,8 +807,16 @@ class Settings(Section):
 
     @classmethod
     def from_json(cls, text: str) -> "Settings":
-        """Read what `to_json` wrote. A state's address that was left out is the one of the environment, if any."""
-        tree = cls.model_validate_json(text)
+        """Read what `to_json` wrote. A state's address that was left out is the one of the environment, if any.
+
+        Raises UserError where another release wrote it: a pipeline's image and who submits must be of the same.
+        """
+        try:
+            tree = cls.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = "setting " + ".".join(map(str, first["loc"]))
+            raise UserError(first["msg"], where, "submit with the release that the image is of (kfp.image)") from None
         url = os.environ.get(f"{ENVIRONMENT_PREFIX}STATE__URL")
         if tree.state.url is None and url:
             return tree.model_copy(update={"state": tree.state.model_copy(update={"url": url})})

@@ -92,3 +92,9 @@ def test_one_file_serves_with_and_without_a_pretrained_encoder() -> None:
     with_it = load_settings(full, {}, ["models.encoder.source=FOLDER"]).models.trained
     assert with_it == (*without[:-1], "encoder", "pool")
     assert load_settings(None, {}, ["models.kinds=[encoder]"]).models.trained == ("encoder",)
+
+
+def test_settings_of_another_release_are_one_line() -> None:
+    text = Settings().to_json().replace('"split":{', '"split":{"colour":"red",')
+    with pytest.raises(UserError, match=r"^setting split\.colour: .*kfp\.image"):
+        Settings.from_json(text)
