@@ -158,10 +158,8 @@ class Train(Section):
     write few words, and short rows train several times as fast. 0: the whole text."""
     word_dropout: float = Field(0.2, ge=0, le=1)
     """Share of known words that a net reads by their n-grams in training, as it will read unknown ones."""
-    hidden: int = 256
-    """Width of the layer before the class scores; those are most of a net's size and work (5,600 classes)."""
     dropout: float = Field(0.3, ge=0, lt=1)
-    """Share of that layer's features dropped in training."""
+    """Share of a body's features dropped in training."""
     start_scale: float = 15.0
     """Factor on the cosine between a text and a class's centroid before training; it is trained like all else."""
     weight_decay: float = 0.01

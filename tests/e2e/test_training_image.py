@@ -22,7 +22,7 @@ from tests.serving.s3 import S3, running_s3
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 IMAGE = "hscode/training:test"
 SMALL = (
-    "data.sample_rows=1500", "text.dimensions=32", "train.epochs=1", "train.epoch_rows=1000", "train.hidden=32",
+    "data.sample_rows=1500", "text.dimensions=32", "train.epochs=1", "train.epoch_rows=1000",
     "train.threads=1", "models.kinds=[dnn]", "models.dnn.width=32",
 )  # fmt: skip
 

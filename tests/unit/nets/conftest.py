@@ -36,7 +36,7 @@ def settings() -> Settings:
         None,
         [
             "text.dimensions=16", "text.buckets=200", "text.min_count=1", "text.vocabulary=200",
-            "train.epochs=2", "train.batch=16", "train.hidden=16", "train.threads=1", "models.textcnn.filters=8",
+            "train.epochs=2", "train.batch=16", "train.threads=1", "models.textcnn.filters=8",
             "models.bilstm.units=8", "models.transformer.width=16", "models.transformer.heads=2", "models.dnn.width=16",
             "models.svc.min_rows=1",
         ],

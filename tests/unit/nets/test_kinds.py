@@ -94,3 +94,17 @@ def test_another_seed_another_net(parts: Path, embedding: Path, settings: Settin
     for net in nets:
         net.fit()
     assert np.abs(nets[0].logits(ASKED) - nets[1].logits(ASKED)).max() > 0
+
+
+@pytest.mark.parametrize("kind", ["textcnn", "bilstm", "transformer", "dnn"])
+def test_a_nets_own_body_takes_part(kind: str, parts: Path, embedding: Path, settings: Settings) -> None:
+    """Else all nets would be one model: the mean of a text's words, held against class centroids."""
+    import torch
+
+    net = build(kind, load_materials(kind, parts, embedding, settings))
+    net.fit()
+    module = net.module.eval()
+    ids = torch.from_numpy(net.encoder.encode(ASKED[:2])["ids"])
+    with torch.inference_mode():
+        moved = module.correction(module.body(*module.vectors(ids)))
+    assert float(moved.norm(dim=1).min()) > 1e-3
