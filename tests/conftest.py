@@ -6,6 +6,7 @@ import subprocess
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -48,37 +49,55 @@ def shared_encoders() -> Path:
     return _beside("encoders")
 
 
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[Path]:
-    """A throw-away PostgreSQL (initdb and postgres of PATH or Debian); gives the folder of its Unix socket."""
+@contextmanager
+def running_postgres(ip: str = "", port: int = 5432) -> Iterator[Path]:
+    """A throw-away PostgreSQL (initdb and postgres of PATH or Debian); gives the folder of its Unix socket.
+
+    With `ip` it listens there too; user and password are then `hscode`.
+    """
     programs = [Path(found).resolve().parent] if (found := shutil.which("postgres")) else []
     programs += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     if not programs:
         missing("PostgreSQL is not installed (Debian: postgresql)")
     folder = Path(tempfile.mkdtemp(prefix="hs-postgres-"))
+    password = folder / "password"
+    password.write_text("hscode")
     # The server refuses to run as root.
     account = {"user": "nobody", "group": "nogroup"} if os.getuid() == 0 else {}
     if account:
         shutil.chown(folder, **account)
         folder.chmod(0o755)
     data = folder / "data"
+    made = ["--auth=trust", f"--pwfile={password}", "--no-sync", "-E", "UTF8", "--locale=C"]
     subprocess.run(
-        [programs[0] / "initdb", "-D", data, "-U", "hscode", "--auth=trust", "--no-sync", "-E", "UTF8", "--locale=C"],
+        [programs[0] / "initdb", "-D", data, "-U", "hscode", *made],
         check=True, capture_output=True, cwd=folder, **account,
     )  # fmt: skip
+    with (data / "pg_hba.conf").open("a") as access:
+        access.write("host all all all scram-sha-256\n")
+    options = ["-c", f"listen_addresses={ip}", "-c", "fsync=off"]
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen(
-            [programs[0] / "postgres", "-D", data, "-k", folder, "-c", "listen_addresses=", "-c", "fsync=off"],
+            [programs[0] / "postgres", "-D", data, "-k", folder, "-p", str(port), *options],
             stdout=log, stderr=log, cwd=folder, **account,
         )  # fmt: skip
     try:
-        while subprocess.run([programs[0] / "pg_isready", "-q", "-h", folder, "-t", "1"], check=False).returncode:
+        while subprocess.run(
+            [programs[0] / "pg_isready", "-q", "-h", folder, "-p", str(port), "-t", "1"], check=False
+        ).returncode:
             assert server.poll() is None, (folder / "log").read_text()
         yield folder
     finally:
         server.send_signal(2)  # SIGINT: the "fast" shutdown
         server.wait(30)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Path]:
+    """A throw-away PostgreSQL; gives the folder of its Unix socket."""
+    with running_postgres() as folder:
+        yield folder
 
 
 @pytest.fixture(scope="session")

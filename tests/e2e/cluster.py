@@ -1,5 +1,6 @@
 """The real Kubernetes of ../shared/cluster for tests: started where it is not, a namespace and an S3 server at hand."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -94,6 +95,23 @@ def s3_secret(s3: S3) -> dict[str, Any]:
         },
         "stringData": {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET},
     }
+
+
+def build_control_image(cluster: Cluster) -> str:
+    """The project's control image; the tag is of its content, since a node keeps an image that it has by name."""
+    parts = ("cli", "components", "config", "models", "pipelines", "serving")
+    files = sorted(file for part in parts for file in (ROOT / part).rglob("*.*") if "__pycache__" not in file.parts)
+    digest = hashlib.sha256()
+    for file in (
+        *files,
+        ROOT / "pyproject.toml",
+        ROOT / "constraints.txt",
+        ROOT / "serving" / "control" / "Dockerfile",
+    ):
+        digest.update(file.read_bytes())
+    name = f"hscode/control:{digest.hexdigest()[:12]}"
+    cluster.build_image(name, ROOT, "-f", str(ROOT / "serving" / "control" / "Dockerfile"))
+    return name
 
 
 def started_cluster(kit: Path, mode: str = "--serving") -> Cluster:

@@ -66,7 +66,7 @@ def running_s3(ip: str = "127.0.0.1") -> Iterator[S3]:
         config = Path(folder) / "s3.json"
         config.write_text(json.dumps({"identities": [identity]}))
         names = ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc")
-        ports = dict(zip((*names, "s3.port", "s3.port.grpc"), _free_ports(ip, len(names) + 2), strict=True))
+        ports = dict(zip((*names, "s3.port", "s3.port.grpc"), free_ports(ip, len(names) + 2), strict=True))
         command = [weed, "server", f"-dir={folder}", f"-ip={ip}", f"-ip.bind={ip}", "-filer", "-s3"]
         command += [f"-s3.config={config}", "-master.volumeSizeLimitMB=64", "-master.telemetry=false"]
         # Both have fixed ports, on which two test servers would meet.
@@ -98,7 +98,8 @@ def _wait_until_it_stores(server: S3, process: subprocess.Popen[bytes], log: Pat
                 time.sleep(0.2)
 
 
-def _free_ports(ip: str, count: int) -> list[int]:
+def free_ports(ip: str, count: int) -> list[int]:
+    """Ports of `ip` that nobody listens on now."""
     sockets = [socket.socket() for _ in range(count)]
     for one in sockets:
         one.bind((ip, 0))

@@ -1,19 +1,19 @@
 """The canary controller on the real places: the local host and, where ../shared/cluster is, real KServe.
 
-Two controllers run as processes of their own (`python -m serving.control.canary`), with MLflow's registry and the state
-in a database; a client asks all the time; the logger's real events become the evidence.
+Two controllers run, with MLflow's registry and the state in a database: processes on SQLite beside the local host; on
+the cluster pods of manifests/base/canary with the project's image and no more rights than it gives, on PostgreSQL and
+an MLflow server. A client asks all the time; the logger's real events become the evidence.
 """
 
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,9 +31,12 @@ from serving.registry import CHALLENGER, CHAMPION, Registry, home_uri
 from serving.state import State, open_state
 from serving.state.events import Given, Request, Response, store_events, text_hash
 from serving.state.tables import Canary, Correction
-from tests.e2e.cluster import HOST_IP, started_cluster, until
+from tests.conftest import running_postgres
+from tests.e2e.cluster import HOST_IP, Cluster, build_control_image, started_cluster, until
+from tests.serving.controllers import Controllers, PodControllers, ProcessControllers
+from tests.serving.mlflow_server import running_mlflow
 from tests.serving.places import Event, KServePlace, LocalPlace, Place, build_stub_image, receiver, write_stub_bundle
-from tests.serving.s3 import running_s3
+from tests.serving.s3 import free_ports, running_s3
 
 pytestmark = pytest.mark.slow
 
@@ -48,7 +51,7 @@ POLICIES = {
         block_seconds=block,
         settle_seconds=block,
         look_seconds=0.2,
-        lease_seconds=2,
+        lease_seconds=lease,
         history_seconds=600,
         automatic=False,
         errors=CanaryErrors(margin_ratio=1.0, margin=0.3),
@@ -61,7 +64,7 @@ POLICIES = {
             confidence_tolerance=0.3,
         ),
     )
-    for kind, block in (("local", 0.5), ("kserve", 2.0))
+    for kind, block, lease in (("local", 0.5, 2), ("kserve", 2.0, 5))
 }
 """So wide margins that a minute's requests decide."""
 
@@ -72,31 +75,14 @@ class Watched:
 
     kind: str
     place: Place
-    home: Path
     state: State
     registry: Registry
-    environment: dict[str, str]
-    controllers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    controllers: Controllers
     stored: int = 0
 
     @property
     def policy(self) -> Policy:
         return POLICIES[self.kind]
-
-    @property
-    def target(self) -> str:
-        return f"local:{self.home}" if isinstance(self.place, LocalPlace) else f"kserve:{self.place.namespace}"  # type: ignore[attr-defined]
-
-    def start_controller(self) -> subprocess.Popen[bytes]:
-        log = (self.home / f"controller-{len(self.controllers)}.log").open("wb")
-        command = [sys.executable, "-m", "serving.control.canary", "--home", str(self.home), "--port", "-1"]
-        canary = self.policy.model_dump(mode="json")
-        wanted = {"canary.look_seconds": canary["look_seconds"], "canary.lease_seconds": canary["lease_seconds"]}
-        for key, value in {**wanted, "canary.automatic": "false", "deploy.target": self.target}.items():
-            command += ["--set", f"{key}={value}"]
-        process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **self.environment})
-        self.controllers.append(process)
-        return process
 
     def start(self, name: str, fault: str = "none", **policy: float) -> int:
         """The champion at 100 %, settled, and a canary of a challenger with a fault."""
@@ -212,45 +198,49 @@ def write_versions(registry: Registry, folder: Path) -> None:
 def watched(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     folder = tmp_path_factory.mktemp(request.param)
     with contextlib.ExitStack() as stack:
-        environment: dict[str, str] = {}
-        place: Place
         if request.param == "local":
-            local = LocalPlace(folder, stack.enter_context(receiver()))
-            stack.enter_context(local.host)
-            place = local
+            yield on_the_local_host(folder, stack)
         else:
-            cluster = started_cluster(request.getfixturevalue("shared_cluster"))
-            (folder / "image").mkdir()
-            build_stub_image(cluster, folder / "image")
-            logger, s3 = stack.enter_context(receiver(HOST_IP)), stack.enter_context(running_s3(HOST_IP))
-            namespace = stack.enter_context(cluster.namespace("canary", s3))
-            place = KServePlace(cluster, namespace, s3, folder, logger)
-            environment["KUBECONFIG"] = cluster.environment["KUBECONFIG"]
-        home = folder / "home"
-        home.mkdir(exist_ok=True)
-        registry = Registry(home_uri(home))
-        write_versions(registry, folder)
-        state = open_state(f"sqlite:///{home}/state.db")
-        stack.callback(state.close)
-        made = Watched(request.param, place, home, state, registry, environment)
-        stack.callback(end_controllers, made)
-        for _ in range(2):
-            made.start_controller()
-        yield made
+            yield on_kserve(folder, stack, started_cluster(request.getfixturevalue("shared_cluster")))
 
 
-def end_controllers(watched: Watched) -> None:
-    for process in watched.controllers:
-        if process.poll() is None:
-            process.terminate()
-    for process in watched.controllers:
-        try:
-            process.wait(60)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-    for log in watched.home.glob("controller-*.log"):
-        print(f"--- {log.name}\n{log.read_text()[-6000:]}")
+def on_the_local_host(folder: Path, stack: contextlib.ExitStack) -> Watched:
+    place = LocalPlace(folder, stack.enter_context(receiver()))
+    stack.enter_context(place.host)
+    home = folder / "home"
+    home.mkdir(exist_ok=True)
+    registry, state = registered(home_uri(home), folder), open_state(f"sqlite:///{home}/state.db")
+    stack.callback(state.close)
+    controllers = ProcessControllers(home, POLICIES["local"])
+    stack.callback(controllers.end)
+    return Watched("local", place, state, registry, controllers)
+
+
+def on_kserve(folder: Path, stack: contextlib.ExitStack, cluster: Cluster) -> Watched:
+    (folder / "image").mkdir()
+    build_stub_image(cluster, folder / "image")
+    image = build_control_image(cluster)
+    logger, s3 = stack.enter_context(receiver(HOST_IP)), stack.enter_context(running_s3(HOST_IP))
+    namespace = stack.enter_context(cluster.namespace("canary", s3))
+    place = KServePlace(cluster, namespace, s3, folder, logger)
+    (port,) = free_ports(HOST_IP, 1)
+    stack.enter_context(running_postgres(HOST_IP, port))
+    database = f"postgresql+psycopg://hscode:hscode@{HOST_IP}:{port}/postgres"
+    state = open_state(database, upgrade=True)
+    stack.callback(state.close)
+    (folder / "mlflow").mkdir()
+    address = stack.enter_context(running_mlflow(folder / "mlflow", HOST_IP))
+    registry = registered(address, folder)
+    (folder / "overlay").mkdir()
+    controllers = PodControllers(cluster, namespace, folder / "overlay", image, POLICIES["kserve"], database, address)
+    stack.callback(controllers.end)
+    return Watched("kserve", place, state, registry, controllers)
+
+
+def registered(address: str, folder: Path) -> Registry:
+    registry = Registry(address)
+    write_versions(registry, folder)
+    return registry
 
 
 @pytest.fixture(autouse=True)
@@ -352,26 +342,55 @@ def test_a_challenger_whose_bundle_is_missing_gets_no_traffic_and_is_reported(wa
     assert models(watched.place.deployer.status("never")) == ("1", None, {"1": 100})
 
 
+def test_a_challenger_whose_image_is_missing_gets_no_traffic_and_the_way_back_waits_for_it(watched: Watched) -> None:
+    """Only KServe has images. The old model cannot start anew either: its running revision serves on until it can."""
+    place = watched.place
+    if not isinstance(place, KServePlace):
+        pytest.skip("the local host runs no images")
+    watched.place.deployer.apply(place.manifest("image", "1"), place.patience)
+    runtime = place.cluster.get("-n", place.namespace, "servingruntime", "hscode")
+    there = runtime["spec"]["containers"][0]["image"]
+    set_image(place, f"{there}-nowhere")
+    try:
+        number = watched.start_again("image", ready_seconds=20)
+        with Client(watched, "image") as client:
+            until("the decision", lambda: watched.canary(number).state == "rolling_back", place.patience)
+            canary = watched.canary(number)
+            asked = client.asked
+            until("answers of the old model", lambda: client.asked > asked + 20, 60)
+            assert models(place.deployer.status("image"))[2] == {"1": 100}
+            set_image(place, there)
+            watched.finished(number)
+    finally:
+        set_image(place, there)
+    assert canary.first_seen_at is None
+    assert "ImagePull" in canary.reason
+    assert client.statuses == {200: client.asked}
+    assert set(client.versions) == {"1"}
+    assert models(place.deployer.status("image")) == ("1", None, {"1": 100})
+    assert told(place, "image") >= {"CanaryRollback", "CanaryRolledBack"}
+
+
+def set_image(place: KServePlace, image: str) -> None:
+    """What the namespace's runtime runs from the next revision on."""
+    patch = [{"op": "replace", "path": "/spec/containers/0/image", "value": image}]
+    place.cluster.kubectl(
+        "patch", "-n", place.namespace, "servingruntime", "hscode", "--type=json", "-p", json.dumps(patch)
+    )
+
+
 def test_the_leader_is_killed_between_two_steps(watched: Watched) -> None:
     number = watched.start("killed")
     with Client(watched, "killed") as client:
         until("the step to 50 %", lambda: watched.canary(number).percent >= 50, 120)
-        leader = leading(watched)
-        leader.send_signal(signal.SIGKILL)
-        leader.wait()
-        watched.start_controller()
+        with watched.state.read() as session:
+            leader = journal.steps_of(session, number)[-1].actor
+        watched.controllers.kill(leader)
         canary = watched.finished(number)
     assert canary.state == "promoted", canary.reason
     assert watched.steps(number) == [("start", 10), ("step", 50), ("step", 100), ("promote", 100)]
     assert client.statuses == {200: client.asked}
     assert client.lost == []
-
-
-def leading(watched: Watched) -> subprocess.Popen[bytes]:
-    """The controller that last said that it leads."""
-    with watched.state.read() as session:
-        actor = journal.steps_of(session, journal.find(session).id)[-1].actor
-    return next(process for process in watched.controllers if f"-{process.pid}-" in actor)
 
 
 def test_an_object_that_is_edited_and_deleted_meanwhile(watched: Watched) -> None:
@@ -393,12 +412,12 @@ def test_people_ask_by_the_command_line(watched: Watched) -> None:
     number = watched.start(name, step_requests=100_000)
 
     def hscode(*arguments: str) -> Any:
-        command = [sys.executable, "-m", "cli.main", "canary", *arguments, "--home", str(watched.home), "--json"]
+        command = [sys.executable, "-m", "cli.main", "canary", *arguments, *watched.controllers.arguments, "--json"]
         done = subprocess.run(
             command,
             capture_output=True,
             text=True,
-            env={**os.environ, **watched.environment, "HSCODE_WHO": "an engineer"},
+            env={**os.environ, **watched.controllers.environment, "HSCODE_WHO": "an engineer"},
         )
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)

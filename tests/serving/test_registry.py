@@ -1,28 +1,19 @@
 """The registry on MLflow's SQLite store and on MLflow's own server: one version for one run, aliases, lineage."""
 
 import json
-import os
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
 from models.errors import UserError
 from serving.registry import CHALLENGER, CHAMPION, Registry
+from tests.serving.mlflow_server import running_mlflow
 
 pytestmark = pytest.mark.slow
-
-
-def free_port() -> int:
-    with socket.socket() as made:
-        made.bind(("127.0.0.1", 0))
-        return int(made.getsockname()[1])
 
 
 @pytest.fixture(scope="module", params=["sqlite", "server"])
@@ -31,23 +22,8 @@ def address(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     if request.param == "sqlite":
         yield f"sqlite:///{folder}/mlflow.db"
         return
-    port = free_port()
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    store = ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", str(folder / "store")]
-    log = (folder / "log").open("w")
-    server = subprocess.Popen([*command, *store], stdout=log, stderr=log, start_new_session=True)
-    deadline = time.monotonic() + 600
-    while True:
-        try:
-            if httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200:
-                break
-        except httpx.TransportError:
-            if server.poll() is not None or time.monotonic() > deadline:
-                pytest.fail((folder / "log").read_text()[-2000:])
-        time.sleep(0.1)
-    yield f"http://127.0.0.1:{port}"
-    os.killpg(server.pid, signal.SIGKILL)
-    server.wait()
+    with running_mlflow(folder) as server:
+        yield server
 
 
 @pytest.fixture
