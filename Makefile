@@ -18,13 +18,14 @@ DOCKER ?= docker
 BASE_IMAGE ?= python:3.11-slim
 INDEX_URL ?=
 TORCH_INDEX_URL ?=
-IMAGES := serving control training
+IMAGES := serving control training mlflow
 dockerfile_serving := serving/Dockerfile
 dockerfile_control := serving/control/Dockerfile
 dockerfile_training := components/Dockerfile
+dockerfile_mlflow := manifests/images/mlflow/Dockerfile
 image = $(if $(REGISTRY),$(REGISTRY)/)hscode/$(1):$(TAG)
 
-.PHONY: help install run loop test test-all fast lint compile images push clean
+.PHONY: help install run loop test test-all fast lint compile images push manifests kind-up kind-down clean
 
 help:
 	@echo 'make run      run the pipeline on the shipped sample: train, register, deploy, ask three questions'
@@ -33,6 +34,8 @@ help:
 	@echo 'make test     lint, types and all tests (make fast: the quick ones)'
 	@echo 'make compile  the pipelines as files for Kubeflow, in dist/pipelines'
 	@echo 'make images   the images, REGISTRY=… TAG=… (make push hands them to the registry)'
+	@echo 'make manifests  the overlays as kubectl renders them, in dist/manifests'
+	@echo 'make kind-up  a kind cluster with all that hscode runs on (make kind-down removes it)'
 	@echo 'make clean    remove what was built (not the state in $(HOME_DIR))'
 
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -80,6 +83,21 @@ push: $(IMAGES:%=push-%)
 
 push-%: image-%
 	$(DOCKER) push $(call image,$*)
+
+# The operator's object holds the rules themselves: it is made from the file that the tests run.
+manifests:
+	{ printf '# Made from monitoring/rules.yaml by `make manifests`; a test compares.\napiVersion: monitoring.coreos.com/v1\nkind: PrometheusRule\n'; \
+	  printf 'metadata:\n  name: hscode\n  labels:\n    app.kubernetes.io/component: monitoring\n    app.kubernetes.io/part-of: hscode\nspec:\n'; \
+	  sed -n '/^groups:/,$$p' manifests/monitoring/rules.yaml | sed 's/^./  &/'; } >manifests/components/prometheus-operator/prometheusrule.yaml
+	mkdir -p dist/manifests
+	for overlay in overlays/kind overlays/cloud kubeflow; do \
+	  kubectl kustomize manifests/$$overlay >dist/manifests/$$(basename $$overlay).yaml || exit 1; done
+
+kind-up:
+	manifests/platform/up
+
+kind-down:
+	manifests/platform/down
 
 clean:
 	rm -rf dist build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -25,6 +25,7 @@ GROUPS = (
     "corrections",
     "data",
     "loop",
+    "doctor",
 )
 """Modules of `cli` with a function ``register(app)``."""
 

@@ -25,7 +25,12 @@ def extras(*names: str) -> set[str]:
 
 
 def test_all_images_are_here() -> None:
-    assert DOCKERFILES == ["components/Dockerfile", "serving/Dockerfile", "serving/control/Dockerfile"]
+    assert DOCKERFILES == [
+        "components/Dockerfile",
+        "manifests/images/mlflow/Dockerfile",
+        "serving/Dockerfile",
+        "serving/control/Dockerfile",
+    ]
 
 
 @pytest.mark.parametrize("file", DOCKERFILES)

@@ -55,6 +55,16 @@ class KubernetesLease:
         metadata = {"name": self._name, "resourceVersion": version}
         return self._write("PUT", f"/{self._name}", {"metadata": metadata, "spec": self._spec(acquired, now, changes)})
 
+    def current(self) -> str | None:
+        """Who holds it, by this machine's clock and the object's; for people who look."""
+        lease = self._read()
+        holder = (lease or {"spec": {}})["spec"].get("holderIdentity")
+        if lease is None or not holder:
+            return None
+        renewed = datetime.fromisoformat(lease["spec"]["renewTime"])
+        age = (datetime.now(UTC) - renewed).total_seconds()
+        return str(holder) if age < 3 * float(lease["spec"]["leaseDurationSeconds"]) else None
+
     def release(self) -> None:
         """Give it up where it is ours."""
         lease = self._read()

@@ -1,0 +1,51 @@
+"""`hscode doctor`: does every arrow of the loop work, what was seen, what to do."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.options import ConfigOption, HomeOption, JsonOption, SetOption, settings_of
+
+Address = Annotated[str | None, typer.Option(metavar="URL", help="Its address from here; default: not asked.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to `app`."""
+    app.command()(doctor)
+
+
+def doctor(
+    monitor: Address = None,
+    trigger: Address = None,
+    prometheus: Address = None,
+    alertmanager: Address = None,
+    home: HomeOption = Path(".hscode"),
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Walk the loop's arrows: ok, broken with what to do, or unseen from here. Ends with 1 where one is broken."""
+    from pipelines.backends import backend_of
+    from serving.doctor import Addresses, examine
+
+    settings = settings_of(home, config, set_)
+
+    def runs() -> str:
+        backend = backend_of(settings, home)
+        backend.find("doctor")
+        return f"{backend.name} answers"
+
+    findings = []
+    for finding in examine(settings, Addresses(monitor, trigger, prometheus, alertmanager), runs):
+        findings.append(finding)
+        if not as_json:
+            mark = {True: "ok", False: "broken", None: "unseen"}[finding.works]
+            typer.echo(f"{mark:7} {finding.arrow}: {finding.seen}")
+            if finding.todo:
+                typer.echo(f"        do: {finding.todo}")
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=1))
+    raise typer.Exit(1 if any(finding.works is False for finding in findings) else 0)
