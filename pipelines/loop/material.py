@@ -13,6 +13,9 @@ from models.data.sample import LabelledText, Shift, nomenclature, sample_stream
 from models.errors import UserError
 
 VAGUE = "VAGUE"
+STREAMED = 4
+"""How many times as many synthetic rows are streamed after the shift as there are to train on: none is sent twice, so
+that accuracy on the stream is not that on corrected texts."""
 NEW_CHAPTERS = ("84", "85", "90", "91", "92")
 """Goods that the synthetic stream lacks before the shift."""
 JUDGED_SHARE = 5
@@ -26,7 +29,8 @@ class Material:
     base: Path
     """csv `description, code, source` that the first champion is trained on."""
     shifted: Path
-    """The same of the shifted stream, all with their codes: the reference model has them besides."""
+    """The same of the shifted stream, all with their codes: the reference model has them besides. Synthetic ones are as
+    many as those of `base`."""
     judged: Path
     """Rows of the stream before the shift that are only judged by."""
     judged_shifted: Path
@@ -35,7 +39,7 @@ class Material:
     before: Sequence[LabelledText]
     """What clients send before the shift."""
     after: Sequence[LabelledText]
-    """What they send then: the rows of `shifted`, in their order."""
+    """What they send then: at first the rows of `shifted`, in their order."""
     shift: str
     """What changes, in words."""
     synthetic: bool
@@ -57,7 +61,7 @@ def synthetic(folder: Path, settings: Loop) -> Material:
     made = {
         "base": list(islice(stream(17), count)),
         "before": list(islice(stream(18), count)),
-        "after": list(islice(shifted(19), count)),
+        "after": list(islice(shifted(19), STREAMED * count)),
     }
     sent = {row.description for rows in made.values() for row in rows}
     kept = {
@@ -70,7 +74,7 @@ def synthetic(folder: Path, settings: Loop) -> Material:
         csv.writer(file).writerows([("code", "text"), *nomenclature(settings.subheadings).items()])
     return Material(
         _written(folder / "base.csv", made["base"], "synthetic"),
-        _written(folder / "shifted.csv", made["after"], "synthetic_shifted"),
+        _written(folder / "shifted.csv", made["after"][:count], "synthetic_shifted"),
         _written(folder / "judged.csv", kept["before"], "synthetic"),
         _written(folder / "judged-shifted.csv", kept["after"], "synthetic_shifted"),
         legal,

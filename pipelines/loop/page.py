@@ -27,8 +27,6 @@ BUCKET_SECONDS = 10
 MARKED: Mapping[str, str] = {
     "shift": "shift",
     "alert": "alert",
-    "run": "run starts",
-    "run_ended": "run ends",
     "canary": "canary",
     "promoted": "promoted",
     "rolled_back": "rolled back",
@@ -125,6 +123,14 @@ def _lines(
 
 def _mark(top: "Axes", others: Sequence["Axes"], events: Sequence[Mapping[str, Any]], began: float) -> None:
     marked: set[str] = set()
+    times = {each["event"]: _time(each["at"]) - began for each in reversed(events)}
+    if "run" in times and "run_ended" in times:
+        for axes in (top, *others):
+            axes.axvspan(times["run"], times["run_ended"], color="#f3f3f3", zorder=0)
+        middle = (times["run"] + times["run_ended"]) / 2
+        top.annotate(
+            "retraining", (middle, 0.98), xycoords=("data", "axes fraction"), fontsize=8, va="top", ha="center"
+        )
     for each in events:
         name = each["event"]
         if name not in MARKED or name in marked:

@@ -16,6 +16,7 @@ import pytest
 
 from models.errors import UserError
 from pipelines.loop.parts import free_port, program
+from serving.state import open_state
 from tests.conftest import missing
 from tests.serving.s3 import S3, running_s3
 
@@ -87,7 +88,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def told(home: Path, s3: S3, mlflow: str, postgres: Callable[[], str]) -> Any:
-    arguments = command(home, f"registry.uri={mlflow}", f"state.url={postgres()}")
+    state = postgres()
+    open_state(state, upgrade=True).close()
+    arguments = command(home, f"registry.uri={mlflow}", f"state.url={state}")
     done = subprocess.run(arguments, capture_output=True, text=True, env={**os.environ, **s3.environment})
     assert done.returncode == 0, f"{done.stderr[-3000:]}\n{done.stdout[-6000:]}"
     return json.loads(done.stdout)
