@@ -4,10 +4,7 @@ POST /alerts (Alertmanager), POST /events (CloudEvents, S3 notifications), POST 
 token; GET /metrics, /healthz, /readyz without.
 """
 
-import hmac
 import logging
-import os
-import secrets
 import threading
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -24,6 +21,7 @@ from starlette.routing import Route
 
 from config.settings import Trigger
 from models.errors import UserError
+from serving.control.access import allowed, bearer_token
 from serving.control.trigger import inputs, journal
 from serving.control.trigger.inputs import BadInput, Occasion
 from serving.control.trigger.metrics import Collector
@@ -37,30 +35,9 @@ TOKEN_FILE = "trigger.token"  # noqa: S105 — a file's name
 
 def token_of(settings: Trigger, home: Path | None) -> str:
     """The bearer token: of the settings' file, else of the environment, else made once in the home folder (0600)."""
-    if settings.token_file is not None:
-        return _read_token(Path(settings.token_file))
-    if given := os.environ.get(TOKEN_VARIABLE):
-        return given.strip()
-    if home is None:
+    token = bearer_token(settings.token_file, TOKEN_VARIABLE, None if home is None else home / TOKEN_FILE)
+    if token is None:
         raise UserError("no bearer token", "trigger", f"set trigger.token_file or {TOKEN_VARIABLE}")
-    file = home / TOKEN_FILE
-    try:
-        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as made:
-            made.write(secrets.token_urlsafe(32))
-    except FileExistsError:
-        pass
-    except OSError as error:
-        raise UserError(f"cannot be written ({error.strerror})", str(file)) from None
-    return _read_token(file)
-
-
-def _read_token(file: Path) -> str:
-    try:
-        token = file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the bearer token ({type(error).__name__})", str(file)) from None
-    if not token:
-        raise UserError("the bearer token is empty", str(file))
     return token
 
 
@@ -76,9 +53,7 @@ def application(submitter: Submitter, token: str, now: Callable[[], datetime] = 
     async def answered(
         request: Request, read: Callable[[bytes], Sequence[Occasion]]
     ) -> tuple[int, str, dict[str, Any]]:
-        given = request.headers.get("authorization", "")
-        scheme, _, shown = given.partition(" ")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(shown.strip().encode(), token.encode()):
+        if not allowed(request.headers.get("authorization"), token):
             return 401, "unauthorised", {"error": "the bearer token is missing or wrong"}
         body = bytearray()
         async for chunk in request.stream():
