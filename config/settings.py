@@ -348,7 +348,7 @@ class Gate(Section):
     allowed_calibration: float = Field(0.03, ge=0)
     """By how much the expected calibration error may grow at any level on the test rows; about its noise there."""
     latency_ms: float = Field(50.0, gt=0)
-    """Milliseconds one answer may take (95th percentile, one thread, one text): a customs form waits for it."""
+    """CPU milliseconds one answer may take (95th percentile, one thread, one text): a customs form waits for it."""
     resamples: int = 2000
     """Bootstrap resamples behind each interval."""
     listed: int = 50
