@@ -31,7 +31,7 @@ help:
 	@echo 'make run      run the pipeline on the shipped sample: train, register, deploy, ask three questions'
 	@echo '              DATA=FILE NOMENCLATURE=FILE takes your own rows, CONFIG=FILE your settings'
 	@echo 'make loop     the whole loop in some minutes: train, serve, shift, alarm, retrain, canary, promotion (docs/loop.md)'
-	@echo 'make test     lint, types and all tests (make fast: the quick ones)'
+	@echo 'make test     lint, types and tests (make fast: the quick ones; make test-all: the cluster and the whole loop too)'
 	@echo 'make compile  the pipelines as files for Kubeflow, in dist/pipelines'
 	@echo 'make images   the images, REGISTRY=… TAG=… (make push hands them to the registry)'
 	@echo 'make manifests  the overlays as kubectl renders them, in dist/manifests'
@@ -55,7 +55,7 @@ loop: install
 	$(BIN)/hscode loop --home $(HOME_DIR)
 
 test: lint
-	$(BIN)/pytest -n 2 --dist loadfile -m 'not cluster'
+	$(BIN)/pytest -n 2 --dist loadfile -m 'not cluster and not long'
 
 test-all: lint
 	$(BIN)/pytest

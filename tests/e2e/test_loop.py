@@ -20,7 +20,7 @@ from serving.state import open_state
 from tests.conftest import missing
 from tests.serving.s3 import S3, running_s3
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 SHORT = ("loop.base_rows=2000", "loop.judged_rows=600", "loop.steady_seconds=45", "loop.after_seconds=5")
 ORDER = ("training", "champion", "stream", "shift", "drift", "alert", "run", "canary", "promoted", "end")

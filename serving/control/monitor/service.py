@@ -48,11 +48,11 @@ RETRY_SECONDS = 2
 
 
 class Refusal(Exception):
-    """An answer that is no success: HTTP status, one line, how it is counted."""
+    """An answer that is no success: HTTP status, one line, how it is counted; `unread`: the body was not read whole."""
 
-    def __init__(self, status: int, reason: str, outcome: str) -> None:
+    def __init__(self, status: int, reason: str, outcome: str, unread: bool = False) -> None:
         super().__init__(reason)
-        self.status, self.reason, self.outcome = status, reason, outcome
+        self.status, self.reason, self.outcome, self.unread = status, reason, outcome, unread
 
 
 class Service:
@@ -109,10 +109,11 @@ class Service:
 
     async def _event(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        unread = False
         try:
             status, outcome, said = await self._take(headers, receive)
         except Refusal as refusal:
-            status, outcome, said = refusal.status, refusal.outcome, refusal.reason
+            status, outcome, said, unread = refusal.status, refusal.outcome, refusal.reason, refusal.unread
         self.counters.events.labels(outcome).inc()
         body = json.dumps({"error": said}).encode() if said else b""
         answer = [(b"content-length", str(len(body)).encode())]
@@ -120,7 +121,7 @@ class Service:
             answer.append((b"content-type", b"application/json"))
         if status == 503:
             answer.append((b"retry-after", str(RETRY_SECONDS).encode()))
-        if status == 413:
+        if unread:
             # The rest of the body is not read, so the connection cannot be used again.
             answer.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": status, "headers": answer})
@@ -131,7 +132,7 @@ class Service:
         limit = self.settings.body_bytes
         length = headers.get("content-length", "")
         if length.isdigit() and int(length) > limit:
-            raise Refusal(413, f"the body has {length} bytes; the limit is {limit}", "too_large")
+            raise Refusal(413, f"the body has {length} bytes; the limit is {limit}", "too_large", unread=True)
         held = 0
         done: asyncio.Future[bool] | None = None
         try:
@@ -144,9 +145,9 @@ class Service:
                 held += len(chunk)
                 self._bytes += len(chunk)
                 if held > limit:
-                    raise Refusal(413, f"the body is larger than {limit} bytes", "too_large")
+                    raise Refusal(413, f"the body is larger than {limit} bytes", "too_large", unread=True)
                 if self._bytes > self.settings.queue_bytes:
-                    raise Refusal(503, f"{self._bytes} bytes of events wait already", "refused")
+                    raise Refusal(503, f"{self._bytes} bytes of events wait already", "refused", unread=True)
                 body += chunk
                 if not message.get("more_body"):
                     break
