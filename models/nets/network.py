@@ -188,7 +188,8 @@ class _Scored(nn.Module):
     """A text's vector is the mean of its words, corrected by what the kind's own body makes of them in their order.
 
     The correction starts at zero and learns from the first step, since class vectors do not. (As further inputs of the
-    class scores, with weights from zero, the bodies of Text-CNN and DNN learnt nothing in some hundred steps: they were one model.)
+    class scores, with weights from zero, the bodies of Text-CNN and DNN learnt nothing in some hundred steps: they were
+    one model.)
     """
 
     def __init__(
