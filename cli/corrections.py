@@ -1,21 +1,16 @@
 """`hscode corrections`: what experts say is right. It counts at once for monitor and canary, and is trained on."""
 
-import getpass
 import json
-import os
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.options import ConfigOption, HomeOption, JsonOption, SetOption, resolved
+from cli.options import ConfigOption, HomeOption, JsonOption, SetOption, opened_state, settings_of
+from cli.options import who as account
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from config.settings import Settings
-    from serving.state import State
     from serving.state.corrections import Codes
     from serving.state.tables import Correction
 
@@ -47,17 +42,17 @@ def add(
     """Correct (or confirm) one answer, or all answers to a text."""
     from serving.state.corrections import read_correction, record
 
-    settings = _settings(home, config, set_)
+    settings = settings_of(home, config, set_)
     given = {
         "code": code,
         "description": text,
         "answer": answer,
         "position": position,
-        "who": who or _who(),
+        "who": who or account(),
         "why": why,
     }
     said = read_correction(given, _codes(settings, home))
-    with _state(settings) as state:
+    with opened_state(settings) as state:
         record(state, [said])
     typer.echo(json.dumps({"id": said.ce_id, "code": said.code}) if as_json else f"{said.ce_id}: {said.code}")
 
@@ -76,11 +71,11 @@ def import_(
     """Record a file's corrections; a line that is wrong goes to a quarantine file with the reason."""
     from serving.state.corrections import import_file
 
-    settings = _settings(home, config, set_)
+    settings = settings_of(home, config, set_)
     codes = _codes(settings, home)
     aside = quarantine or file.with_name(file.name + ".quarantine.jsonl")
-    with _state(settings) as state:
-        done = import_file(state, file, codes, aside, who or _who())
+    with opened_state(settings) as state:
+        done = import_file(state, file, codes, aside, who or account())
     if as_json:
         typer.echo(json.dumps(done))
         return
@@ -101,7 +96,7 @@ def list_(
     """Corrections, newest first; those that do not stand are marked."""
     from serving.state.corrections import listed
 
-    with _state(_settings(home, config, set_)) as state:
+    with opened_state(settings_of(home, config, set_)) as state:
         rows = listed(state, limit=limit)
     if as_json:
         typer.echo(json.dumps([{**_as_dict(row), "stands": stands} for row, stands in rows], indent=1))
@@ -124,39 +119,15 @@ def withdraw(
     """Take a correction back; it stays on record."""
     from serving.state.corrections import withdraw as take_back
 
-    with _state(_settings(home, config, set_)) as state:
-        row = take_back(state, correction, who or _who())
+    with opened_state(settings_of(home, config, set_)) as state:
+        row = take_back(state, correction, who or account())
     typer.echo(f"{row.ce_id}: withdrawn by {row.withdrawn_by} at {row.withdrawn_at:%Y-%m-%d %H:%M}")
-
-
-def _settings(home: Path, config: Path | None, assignments: list[str] | None) -> "Settings":
-    from serving.home import with_home
-
-    return with_home(resolved(config, assignments or []), home)
 
 
 def _codes(settings: "Settings", home: Path) -> "Codes":
     from serving.control.monitor.versions import codes_in_use
 
     return codes_in_use(settings, home / "cache")
-
-
-@contextmanager
-def _state(settings: "Settings") -> "Iterator[State]":
-    from serving.state import open_state
-
-    state = open_state(settings.state.url or "")
-    try:
-        yield state
-    finally:
-        state.close()
-
-
-def _who() -> str:
-    try:
-        return os.environ.get("HSCODE_WHO") or getpass.getuser()
-    except (KeyError, OSError):
-        return f"uid {os.getuid()}"
 
 
 def _as_dict(row: "Correction") -> dict[str, Any]:

@@ -148,7 +148,6 @@ def _shown(value: Any) -> str:
 
 def _serve(reference: str, home: Path, config: Path | None, assignments: list[str] | None, as_json: bool) -> None:
     from serving.handover import make_champion
-    from serving.home import with_home
 
-    settings = with_home(resolved(config, assignments or []), home)
+    settings = settings_of(home, config, assignments)
     _print([make_champion(settings, reference)], as_json)

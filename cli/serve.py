@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.options import ConfigOption, HomeOption, JsonOption, SetOption, resolved
+from cli.options import ConfigOption, HomeOption, JsonOption, SetOption, settings_of
 
 if TYPE_CHECKING:
     from config.settings import Settings
@@ -43,9 +43,8 @@ def serve(
     import threading
 
     from serving.deploy.host import LocalHost
-    from serving.home import with_home
 
-    settings = with_home(resolved(config, set_ or []), home)
+    settings = settings_of(home, config, set_)
     host = LocalHost(
         home,
         port,
@@ -67,9 +66,8 @@ def deployments(
 ) -> None:
     """What is deployed where the settings say: model, traffic, readiness and reasons."""
     from serving.deploy import open_deployer
-    from serving.home import with_home
 
-    settings = with_home(resolved(config, set_ or []), home)
+    settings = settings_of(home, config, set_)
     status = open_deployer(settings.deploy.target).status(settings.deploy.name)
     typer.echo(json.dumps(asdict(status), indent=1) if as_json else "\n".join(_lines(status)))
 

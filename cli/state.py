@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cli.options import ConfigOption, HomeOption, JsonOption, SetOption, resolved
+from cli.options import ConfigOption, HomeOption, JsonOption, SetOption, settings_of
 
 
 def register(app: typer.Typer) -> None:
@@ -24,11 +24,10 @@ def migrate(
     as_json: JsonOption = False,
 ) -> None:
     """Bring the database's schema to this program's version (on a cluster: a Job before the services)."""
-    from serving.home import with_home
     from serving.state import open_state
     from serving.state.database import migrate as bring
 
-    settings = with_home(resolved(config, set_ or []), home)
+    settings = settings_of(home, config, set_)
     state = open_state(settings.state.url or "", upgrade=not check)
     try:
         revision = bring(state.engine)

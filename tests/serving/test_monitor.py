@@ -228,7 +228,6 @@ def test_hostile_texts_are_stored_as_text(url: str, state: State) -> None:
     assert rows["lone"].client_error
 
 
-@pytest.mark.xfail(run=False, reason="open fault: with its database gone the monitor lets some of many posts hang")
 def test_without_its_database_it_says_so_and_holds_little(postgres_server: Path, postgres: Callable[[], str]) -> None:
     """A database that is there, is taken away, and comes back (a role that may not log in meanwhile)."""
     import psycopg

@@ -18,7 +18,8 @@ STATUSES = ("answered", "shortened", "vague", "unsure")
 _NAME = re.compile(r"[A-Za-z0-9._-]{0,63}")
 _LIMITS = Limits()
 _PRIVATE = (
-    (re.compile(r"[\w.+-]+@[\w-]+\.[\w.-]+"), "<email>"),
+    # From a word's start and never back: else a long word without an @ is read once from each of its letters.
+    (re.compile(r"(?<![\w.+-])[\w.+-]++@[\w-]++\.[\w.-]+"), "<email>"),
     (re.compile(r"(?:https?://|www\.)\S+", re.IGNORECASE), "<address>"),
     (re.compile(r"\d(?:[ .-]?\d){3,}"), "<number>"),
 )
