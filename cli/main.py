@@ -10,6 +10,9 @@ from models.errors import UserError
 
 app = typer.Typer(name="hscode", no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 
+INTERRUPTED = 130
+"""What Typer turns Ctrl-C into, without a word."""
+
 
 def main() -> None:
     """Entry point. Exit codes: 0 done, 1 failed, 2 wrong use (one line on standard error)."""
@@ -21,9 +24,10 @@ def main() -> None:
     except UserError as error:
         sys.stderr.write(f"hscode: {error}\n")
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.stderr.write("hscode: stopped; the same command goes on from what is finished\n")
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            sys.stderr.write("hscode: stopped; the same command goes on from what is finished\n")
+        raise
     except Exception as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             sys.stderr.write(f"hscode: {error.filename or 'the disk'}: no space left; free space, then run it again\n")
