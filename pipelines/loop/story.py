@@ -105,14 +105,18 @@ def run_loop(settings: Settings, home: Path, material: Material, tell: Tell) -> 
 
 
 def _here(settings: Settings, home: Path, material: Material) -> Settings:
-    """The settings of the loop's own parts: this machine's host and runs, these rows."""
-    named = settings.nomenclature
+    """The settings of the loop's own parts: this machine's host and runs, these rows, a model of its own."""
+    named, registry = settings.nomenclature, settings.registry
     legal = str(material.nomenclature) if material.nomenclature else named.path
+    if registry.uri is not None:
+        # Others have models there, one of this name perhaps, whose champion ours would be held against and replace.
+        registry = registry.model_copy(update={"model": f"{registry.model}-loop-{home.name}"})
     return with_home(
         settings.model_copy(
             update={
                 "data": settings.data.model_copy(update={"sources": (Source(path=str(material.base.resolve())),)}),
                 "nomenclature": named.model_copy(update={"path": legal and str(Path(legal).resolve())}),
+                "registry": registry,
                 "deploy": settings.deploy.model_copy(update={"target": None}),
                 "kfp": settings.kfp.model_copy(update={"endpoint": None}),
             }

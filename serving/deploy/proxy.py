@@ -21,6 +21,8 @@ LARGEST_BODY_BYTES = 64 * 2**20
 """A request is held in memory until it is answered, so that it can be tried again; the predictor's limit is lower."""
 ATTEMPTS = 4
 """Processes one request is tried on, when they die under it. An inference changes nothing, so it may run twice."""
+SCRAPE_SECONDS = 10.0
+"""For a revision's /metrics."""
 HOP_BY_HOP = frozenset(
     [
         *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer"),
@@ -88,6 +90,8 @@ class Proxy:
             body += chunk
             if len(body) > LARGEST_BODY_BYTES:
                 return _error(413, f"the body is larger than {LARGEST_BODY_BYTES} bytes")
+        if (request.method, request.path) == ("GET", "/metrics"):
+            return await self._scraped(service)
         started = time.monotonic()
         why = await self._first_revision(service)
         for state in self.attempts(service):
@@ -107,6 +111,24 @@ class Proxy:
                 why = f"revision {state.process.name} went away under the request ({type(error).__name__})"
                 log.warning("%s; trying again", why)
         return _error(503, why)
+
+    async def _scraped(self, service: Service) -> web.Response:
+        """A running revision's /metrics, by the split; nothing where none runs. It is no traffic: a scrape wakes no
+        revision and keeps none awake, as on a cluster, where pods are scraped and not the service."""
+        for state in self.attempts(service):
+            endpoint = state.process.endpoint
+            if endpoint is None:
+                continue
+            try:
+                async with asyncio.timeout(SCRAPE_SECONDS), self.session.get(f"{endpoint.http}/metrics") as answer:
+                    return web.Response(
+                        status=answer.status,
+                        body=await answer.read(),
+                        headers={"Content-Type": answer.headers.get("Content-Type", "text/plain")},
+                    )
+            except (aiohttp.ClientError, OSError, TimeoutError):
+                continue
+        return web.Response(text="")
 
     async def _first_revision(self, service: Service) -> str:
         """Wait until a service just made has its first ready revision; returns why it has none, or nothing."""

@@ -16,6 +16,7 @@ import pytest
 
 from models.errors import UserError
 from pipelines.loop.parts import free_port, program
+from serving.registry import Registry
 from serving.state import open_state
 from tests.conftest import missing
 from tests.serving.s3 import S3, running_s3
@@ -91,6 +92,7 @@ def told(home: Path, s3: S3, mlflow: str, postgres: Callable[[], str]) -> Any:
     state = postgres()
     open_state(state, upgrade=True).close()
     arguments = command(home, f"registry.uri={mlflow}", f"state.url={state}")
+    _users_model(mlflow).client.create_registered_model("hscode")
     done = subprocess.run(arguments, capture_output=True, text=True, env={**os.environ, **s3.environment})
     assert done.returncode == 0, f"{done.stderr[-3000:]}\n{done.stdout[-6000:]}"
     return json.loads(done.stdout)
@@ -128,6 +130,18 @@ def test_lineage_reads_alert_run_version_canary_verdict(told: Any, s3: S3) -> No
     assert lineage["canary"]["state"] == "promoted"
     assert lineage["canary"]["reason"]
     assert lineage["bundle"].startswith(f"s3://{s3.bucket}/mlflow/")
+
+
+def _users_model(mlflow: str) -> Registry:
+    return Registry(mlflow, "hscode")
+
+
+def test_on_a_shared_server_it_has_a_model_of_its_own(told: Any, mlflow: str) -> None:
+    client = _users_model(mlflow).client
+    mine = f"hscode-loop-{Path(told['home']).name}"
+    assert {model.name for model in client.search_registered_models()} == {"hscode", mine}
+    assert client.search_model_versions("name = 'hscode'") == []
+    assert len(client.search_model_versions(f"name = '{mine}'")) == 2
 
 
 def test_figures_say_what_they_are_of(told: Any) -> None:

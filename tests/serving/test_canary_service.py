@@ -1,8 +1,13 @@
 """The controller's process: what it tells Prometheus and the kubelet, and how it starts and ends."""
 
+import socket
+import struct
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import pytest
@@ -37,6 +42,31 @@ def test_every_replica_tells_the_state_and_who_leads(tmp_path: Path) -> None:
     assert ["hs_canary_leader 1.0" in text for text in told] == [True, False]
     first.looked_at -= 1000
     assert httpx.get(f"http://127.0.0.1:{serve_metrics(first, '127.0.0.1', 0)}/healthz").status_code == 503
+
+
+def test_a_scraper_that_goes_away_is_no_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    world = World(tmp_path, f"sqlite:///{tmp_path}/state.db")
+    one = controller(world, "first")
+    asked, gone = threading.Event(), threading.Event()
+
+    def read() -> Any:
+        asked.set()
+        gone.wait()
+        return world.state.read()
+
+    one.state = SimpleNamespace(read=read)  # type: ignore[assignment]
+    port = serve_metrics(one, "127.0.0.1", 0)
+    with socket.create_connection(("127.0.0.1", port)) as scraper:
+        scraper.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+        asked.wait()
+        scraper.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    answering = [each for each in threading.enumerate() if "process_request_thread" in each.name]
+    gone.set()
+    for each in answering:
+        each.join()
+    assert capfd.readouterr().err == ""
+    assert answering
+    assert "hs_canary_leader" in httpx.get(f"http://127.0.0.1:{port}/metrics").text
 
 
 def test_looks_go_through_a_whole_canary_without_another_process(tmp_path: Path) -> None:

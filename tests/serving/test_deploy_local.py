@@ -415,6 +415,26 @@ def test_a_service_is_found_by_its_host(tmp_path: Path) -> None:
             until("one service", lambda: place.ask("other", "a").json().get("model", {}).get("name") == "two", 30)
 
 
+def test_a_scrape_keeps_nothing_awake_and_wakes_nothing(tmp_path: Path) -> None:
+    with receiver() as logger:
+        place = LocalPlace(tmp_path, logger)
+        with place.host:
+            place.local.apply(place.manifest("hscode", "1"), 60)
+            assert place.ask("hscode", "a").status_code == 200
+
+            def scraped() -> str:
+                answer = httpx.get(f"{place.host.url}/metrics", timeout=60)
+                assert answer.status_code == 200
+                return answer.text
+
+            assert "/metrics" in scraped()  # the stub says what it was asked for
+            until("zero, scraped all the while", lambda: scraped() == "" and place.asleep("hscode"), 30)
+            process = place.host.services["hscode"].newest.process  # type: ignore[union-attr]
+            assert (scraped(), process.starts) == ("", 1)
+            assert place.ask("hscode", "a").status_code == 200
+            assert process.starts == 2
+
+
 def test_min_replicas_keeps_it_awake(tmp_path: Path) -> None:
     deployer = deployed(tmp_path / "home", write_stub_bundle(tmp_path / "bundle", "1"), minReplicas=1)
     with LocalHost(tmp_path / "home", runtimes=STUBS, idle_seconds=0.2):

@@ -1,10 +1,11 @@
 """What the controller tells Prometheus and the kubelet."""
 
+import sys
 import time
 from collections.abc import Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, select
 
@@ -50,6 +51,14 @@ class Collector:
         return (percent, evidence, finished, leader)
 
 
+class _Server(ThreadingHTTPServer):
+    """One that says nothing of a scraper which went away before it had its answer."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
 def serve_metrics(controller: "Controller", address: str, port: int) -> int:
     """Answer /metrics and /healthz in the background; returns the port.
 
@@ -81,6 +90,6 @@ def serve_metrics(controller: "Controller", address: str, port: int) -> int:
         def log_message(self, format: str, *args: object) -> None:
             """Quiet."""
 
-    server = ThreadingHTTPServer((address, port), Handler)
+    server = _Server((address, port), Handler)
     Thread(target=server.serve_forever, name="metrics", daemon=True).start()
     return int(server.server_address[1])

@@ -16,7 +16,7 @@ from config.settings import Loop, load_settings
 from models.errors import UserError
 from pipelines.loop import page, parts
 from pipelines.loop.material import NEW_CHAPTERS, Material, of_files, synthetic
-from pipelines.loop.story import Event, Story, recovered
+from pipelines.loop.story import Event, Story, _here, recovered
 from pipelines.loop.stream import Outcome
 
 BEGAN = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -69,6 +69,14 @@ def test_given_files_with_too_few_rows_are_refused(tmp_path: Path, material: Mat
     few.write_text("description,code\n" + "".join(f"cotton shirt {n},610910\n" for n in range(20)))
     with pytest.raises(UserError, match="--data"):
         of_files(tmp_path, load_settings(None, {}), [str(few)], [str(material.shifted)])
+
+
+def test_what_others_share_keeps_its_model(tmp_path: Path, material: Material) -> None:
+    alone = _here(load_settings(None, {}), tmp_path / "20260301-120000", material)
+    assert alone.registry.model == "hscode"
+    assert alone.registry.uri == f"sqlite:///{tmp_path}/20260301-120000/mlflow.db"
+    shared = _here(load_settings(None, {}, ["registry.uri=http://mlflow"]), tmp_path / "20260301-120000", material)
+    assert shared.registry.model == "hscode-loop-20260301-120000"
 
 
 def test_recovered_is_the_share_of_the_loss_won_back() -> None:
