@@ -20,8 +20,8 @@ import yaml
 from config.settings import Loop
 from models.errors import UserError
 
-MONITORING = Path(__file__).resolve().parents[2] / "manifests" / "monitoring"
-"""The cluster's own rules and Alertmanager's configuration."""
+MONITORING = Path(__file__).parent
+"""The cluster's own rules and Alertmanager's configuration: links to manifests/monitoring, files in a wheel."""
 STOP_SECONDS = 20
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
@@ -200,12 +200,7 @@ def start_alertmanager(parts: Parts, settings: Loop, trigger: str, token_file: P
 
 
 def _read(name: str) -> Any:
-    try:
-        return yaml.safe_load((MONITORING / name).read_text(encoding="utf-8"))
-    except OSError:
-        raise UserError(
-            "is not there", str(MONITORING / name), "hscode loop needs the repository's manifests"
-        ) from None
+    return yaml.safe_load((MONITORING / name).read_text(encoding="utf-8"))
 
 
 def _write(file: Path, tree: Any) -> None:

@@ -1,8 +1,9 @@
 """The loop from the first training to the page. Only times are short; each part is what runs on a cluster."""
 
 import json
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -91,7 +92,7 @@ def run_loop(settings: Settings, home: Path, material: Material, tell: Tell) -> 
             story.add("reference", "trained on all shifted rows besides, for comparison")
             reference = _saved(_of_reference(settings, material), home / "reference.yaml")
             _hscode(parts, REFERENCE, "run", home / REFERENCE, reference)
-        summary = _summary(settings, home, material, story, state, stream)
+        summary = _summary(settings, home, material, story, state, stream) | {"drift": risen(seen["drift"], story)}
     finally:
         state.close()
     timeline = home / "timeline.html"
@@ -372,6 +373,17 @@ def recovered(accuracies: Mapping[str, Mapping[str, Any] | None]) -> float | Non
     if lost is None or now is None or best is None or best["value"] <= lost["value"]:
         return None
     return round(float((now["value"] - lost["value"]) / (best["value"] - lost["value"])), 4)
+
+
+def risen(drift: Mapping[str, Sequence[tuple[float, float]]], story: Story) -> dict[str, float | None]:
+    """The largest lower bound of drift that Prometheus saw before the shift and after it, bits; None: it saw none."""
+    shift = story.happened("shift")
+    since = math.inf if shift is None else shift.timestamp()
+    points = [point for of_version in drift.values() for point in of_version]
+    return {
+        "before_shift": max((value for at, value in points if at < since), default=None),
+        "after_shift": max((value for at, value in points if at >= since), default=None),
+    }
 
 
 def _accuracy(bundle: Path, file: Path, settings: Settings) -> dict[str, Any]:

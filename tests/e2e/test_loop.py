@@ -108,6 +108,10 @@ def test_one_retraining_takes_over_and_wins_back_half_of_the_loss(told: Any) -> 
     assert [each["decision"] for each in told["decisions"]].count("run") == 1
 
 
+def test_drift_rises_beyond_the_rules_threshold_with_the_shift_alone(told: Any) -> None:
+    assert told["drift"]["before_shift"] < 0.05 < told["drift"]["after_shift"]
+
+
 def test_all_happens_in_its_order(told: Any) -> None:
     first = {}
     for each in told["events"]:
@@ -165,7 +169,11 @@ def test_nothing_is_left_running(told: Any, home: Path) -> None:
 
 
 def test_stopped_in_the_middle_it_leaves_nothing(tmp_path: Path) -> None:
-    run = subprocess.Popen(command(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    run = subprocess.Popen(
+        command(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # What a shell starts in the background inherits that Ctrl-C is not for it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     while not list(tmp_path.glob("loops/*/runs/*/progress.jsonl")):
         assert run.poll() is None, run.communicate()[1][-2000:]
         time.sleep(0.05)

@@ -83,10 +83,10 @@ def fetch(registry: Registry, reference: str, cache: Path) -> tuple[str, datetim
     parsed = urlparse(version.source)
     if parsed.scheme in ("", "file"):
         return version.number, version.created, Path(parsed.path)
-    folder = cache / version.model / version.number
-    for name in FILES:
-        registry.client.download_artifacts(version.run_id, f"{BUNDLE}/{name}", str(_made(folder)))
-    return version.number, version.created, folder / BUNDLE
+    folder = str(_made(cache / version.model / version.number))
+    # Where a file comes to lie depends on the store: with its folder's name from a server, without it from S3.
+    got = [registry.client.download_artifacts(version.run_id, f"{BUNDLE}/{name}", folder) for name in FILES]
+    return version.number, version.created, Path(got[0]).parent
 
 
 def _made(folder: Path) -> Path:

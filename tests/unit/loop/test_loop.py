@@ -16,7 +16,7 @@ from config.settings import Loop, load_settings
 from models.errors import UserError
 from pipelines.loop import page, parts
 from pipelines.loop.material import NEW_CHAPTERS, Material, of_files, synthetic
-from pipelines.loop.story import Event, Story, _here, recovered
+from pipelines.loop.story import Event, Story, _here, recovered, risen
 from pipelines.loop.stream import Outcome
 
 BEGAN = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -93,6 +93,15 @@ def test_recovered_is_the_share_of_the_loss_won_back() -> None:
     assert recovered(told(0.8, 0.8, 0.8)) is None
 
 
+def test_risen_is_the_most_drift_on_either_side_of_the_shift() -> None:
+    story, began = Story(lambda event: None), BEGAN.timestamp()
+    points = {"1": [(began, 0.0), (began + 10, 0.02), (began + 20, 0.3)], "2": [(began + 25, 0.1)]}
+    assert risen(points, story) == {"before_shift": 0.3, "after_shift": None}
+    story.add("shift", at=BEGAN + timedelta(seconds=20))
+    assert risen(points, story) == {"before_shift": 0.02, "after_shift": 0.3}
+    assert risen({}, story) == {"before_shift": None, "after_shift": None}
+
+
 class Started(parts.Parts):
     """Parts that start nothing."""
 
@@ -164,6 +173,7 @@ def test_the_page_stands_alone_and_calls_itself_synthetic() -> None:
     summary = {
         "home": "here", "synthetic": True, "runs_started": 1, "promoted": True, "loss_recovered_ratio": 0.8,
         "requests": 2000, "unanswered": 0, "corrections": 700, "decisions": [], "lineage": None,
+        "drift": {"before_shift": None, "after_shift": 0.31},
         "accuracies": dict.fromkeys(page.ACCURACIES, figure) | {"after_retraining": None},
         "events": [{**asdict(each), "at": each.at.isoformat()} for each in story.events],
     }  # fmt: skip
@@ -172,6 +182,7 @@ def test_the_page_stands_alone_and_calls_itself_synthetic() -> None:
     text = page.render(summary, outcomes, seen)
     assert text == page.render(summary, outcomes, seen)
     assert "Synthetic rows." in text
+    assert "– → 0.31" in text
     assert "&lt;detail 3&gt;" in text
     assert "<svg" in text
     assert 'src="' not in text
