@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,13 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMESPACE",
+            help="Look at the installation there by kubectl: settings, addresses and ways are its own.",
+        ),
+    ] = None,
     monitor: Address = None,
     trigger: Address = None,
     prometheus: Address = None,
@@ -29,23 +37,34 @@ def doctor(
 ) -> None:
     """Walk the loop's arrows: ok, broken with what to do, or unseen from here. Ends with 1 where one is broken."""
     from pipelines.backends import backend_of
-    from serving.doctor import Addresses, examine
-
-    settings = settings_of(home, config, set_)
-
-    def runs() -> str:
-        backend = backend_of(settings, home)
-        backend.find("doctor")
-        return f"{backend.name} answers"
+    from serving.doctor import SERVICES, Addresses, examine
+    from serving.home import with_home
+    from serving.installation import opened
 
     findings = []
-    for finding in examine(settings, Addresses(monitor, trigger, prometheus, alertmanager), runs):
-        findings.append(finding)
-        if not as_json:
-            mark = {True: "ok", False: "broken", None: "unseen"}[finding.works]
-            typer.echo(f"{mark:7} {finding.arrow}: {finding.seen}")
-            if finding.todo:
-                typer.echo(f"        do: {finding.todo}")
+    with ExitStack() as ways:
+        addresses = Addresses(monitor, trigger, prometheus, alertmanager)
+        if cluster is None:
+            settings = settings_of(home, config, set_)
+        else:
+            installation = ways.enter_context(opened(cluster, [f"hscode-{name}" for name in SERVICES], set_ or ()))
+            settings = with_home(installation.settings, home)
+            seen = {name: installation.ways.get(f"hscode-{name}") for name in SERVICES}
+            given = {name: address for name, address in dataclasses.asdict(addresses).items() if address}
+            addresses = Addresses(**{**seen, "closed": installation.closed, **given})
+
+        def runs() -> str:
+            backend = backend_of(settings, home)
+            backend.find("doctor")
+            return f"{backend.name} answers"
+
+        for finding in examine(settings, addresses, runs):
+            findings.append(finding)
+            if not as_json:
+                mark = {True: "ok", False: "broken", None: "unseen"}[finding.works]
+                typer.echo(f"{mark:7} {finding.arrow}: {finding.seen}")
+                if finding.todo:
+                    typer.echo(f"        do: {finding.todo}")
     if as_json:
         typer.echo(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=1))
     raise typer.Exit(1 if any(finding.works is False for finding in findings) else 0)

@@ -3,9 +3,10 @@
 Nothing is changed and no model is asked. An arrow that cannot be looked at from here is neither good nor bad.
 """
 
+import re
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -37,6 +38,12 @@ class Addresses:
     trigger: str | None = None
     prometheus: str | None = None
     alertmanager: str | None = None
+    closed: Mapping[str, str] = field(default_factory=dict)
+    """Of a cluster: why there is no way to a Service, by its name."""
+
+
+SERVICES = ("monitor", "trigger", "prometheus", "alertmanager")
+"""On a cluster each is the Service hscode-NAME."""
 
 
 def examine(settings: Settings, addresses: Addresses, runs: Callable[[], str]) -> Iterator[Finding]:
@@ -44,6 +51,9 @@ def examine(settings: Settings, addresses: Addresses, runs: Callable[[], str]) -
 
     `runs` asks the place where pipelines run and says what answered; raises where it does not.
     """
+    for name, why in addresses.closed.items():
+        if name.removeprefix("hscode-") not in SERVICES:
+            yield Finding(f"→ {name}", False, why, "kubectl get pods; their logs")
     for arrow, look, todo in (
         ("all → database", _database, "state.url; hscode state migrate; is the server up?"),
         ("all → registry", _registry, "registry.uri; MLflow needs --allowed-hosts for the name it is asked by"),
@@ -62,11 +72,16 @@ def examine(settings: Settings, addresses: Addresses, runs: Callable[[], str]) -
     ):
         yield _tried(arrow, lambda look=look: look(settings), todo)  # type: ignore[misc]
     yield _tried("trigger → pipelines", lambda: (True, runs()), "kfp.endpoint, kfp.token_file; docs/operations.md")
-    for name in ("monitor", "trigger"):
-        yield _http(f"→ {name}", getattr(addresses, name), "/readyz", lambda _: "ready")
-    yield _http("Prometheus → monitor, trigger, canary", addresses.prometheus, "/api/v1/targets?state=active", _targets)
-    yield _http("Prometheus rules", addresses.prometheus, "/api/v1/rules", _rules)
-    yield _http("Alertmanager → trigger", addresses.alertmanager, "/api/v2/status", _receivers)
+    for arrow, name, path, read in (
+        ("→ monitor", "monitor", "/readyz", None),
+        ("→ trigger", "trigger", "/readyz", None),
+        ("Prometheus → monitor, trigger, canary", "prometheus", "/api/v1/targets?state=active", _targets),
+        ("Prometheus rules", "prometheus", "/api/v1/rules", _rules),
+        ("Prometheus → Alertmanager", "prometheus", "/api/v1/alertmanagers", _alertmanagers),
+        ("Alertmanager's route", "alertmanager", "/api/v2/status", _receivers),
+        ("Alertmanager → trigger", "alertmanager", "/metrics", _notices),
+    ):
+        yield _http(arrow, addresses, name, path, read)
 
 
 Seen = tuple[bool | None, str]
@@ -184,9 +199,10 @@ def _cluster_lease(namespace: str) -> str | None:
     return KubernetesLease(namespace, "hscode-canary").current()
 
 
-def _http(arrow: str, base: str | None, path: str, read: Callable[[Any], str]) -> Finding:
+def _http(arrow: str, addresses: Addresses, name: str, path: str, read: Callable[[Any], Seen] | None) -> Finding:
+    base, why = getattr(addresses, name), addresses.closed.get(f"hscode-{name}")
     if base is None:
-        return Finding(arrow, None, "no address given")
+        return Finding(arrow, None if why is None else False, why or "no address given", "kubectl get pods" * bool(why))
 
     def look() -> Seen:
         import httpx
@@ -194,34 +210,55 @@ def _http(arrow: str, base: str | None, path: str, read: Callable[[Any], str]) -
         got = httpx.get(base.rstrip("/") + path, timeout=TIMEOUT_SECONDS)
         if not got.is_success:
             return False, f"status {got.status_code}: {got.text.strip()[:200]}"
-        return True, read(got.json() if path.startswith("/api") else None)
+        if read is None:
+            return True, "ready"
+        return read(got.json() if path.startswith("/api") else got.text)
 
     return _tried(arrow, look, f"is it up? its pods' log; the way to {base} (port-forward, NetworkPolicy)")
 
 
-def _targets(answer: Any) -> str:
+def _targets(answer: Any) -> Seen:
     jobs: dict[str, list[str]] = {}
     for target in answer["data"]["activeTargets"]:
         jobs.setdefault(target["labels"]["job"], []).append(target["health"])
     down = [job for job, states in jobs.items() if "up" not in states]
     if down or not jobs:
-        raise UserError(f"nothing of {', '.join(sorted(down))} is up" if down else "no target at all")
-    return ", ".join(f"{job} {states.count('up')} up" for job, states in sorted(jobs.items()))
+        return False, f"nothing of {', '.join(sorted(down))} is up" if down else "no target at all"
+    return True, ", ".join(f"{job} {states.count('up')} up" for job, states in sorted(jobs.items()))
 
 
-def _rules(answer: Any) -> str:
+def _rules(answer: Any) -> Seen:
     rules = [rule for group in answer["data"]["groups"] for rule in group["rules"]]
     broken = [f"{rule['name']}: {rule.get('lastError', '')}" for rule in rules if rule["health"] == "err"]
     if broken or not rules:
-        raise UserError("; ".join(broken) or "no rule is loaded")
+        return False, "; ".join(broken) or "no rule is loaded"
     firing = sorted({rule["name"] for rule in rules if rule.get("state") == "firing"})
-    return f"{len(rules)} rules; firing: {', '.join(firing) or 'none'}"
+    return True, f"{len(rules)} rules; firing: {', '.join(firing) or 'none'}"
 
 
-def _receivers(answer: Any) -> str:
+def _alertmanagers(answer: Any) -> Seen:
+    active = [one["url"] for one in answer["data"]["activeAlertmanagers"]]
+    return bool(active), f"sends alerts to {', '.join(active)}" if active else "it knows no Alertmanager"
+
+
+def _receivers(answer: Any) -> Seen:
     import yaml
 
     config = yaml.safe_load(answer["config"]["original"])
     if not any(receiver["name"] == "trigger" for receiver in config["receivers"]):
-        raise UserError("Alertmanager has no receiver `trigger`")
-    return "it has the receiver of the trigger"
+        return False, "it has no receiver `trigger`"
+    return True, "it has the receiver of the trigger"
+
+
+def _notices(text: str) -> Seen:
+    """From its own counters: notices sent by webhook, and those that were not taken."""
+    sent, failed = (
+        sum(
+            float(value)
+            for value in re.findall(rf'^alertmanager_{name}{{[^}}]*integration="webhook".* (\S+)$', text, re.M)
+        )
+        for name in ("notifications_total", "notifications_failed_total")
+    )
+    if not sent:
+        return None, "no alert was sent to the trigger yet"
+    return failed < sent, f"{sent:.0f} notices sent, {failed:.0f} not taken"

@@ -31,7 +31,7 @@ def answering(answers: dict[str, Any]) -> Iterator[str]:
             answer = answers.get(self.path)
             self.send_response(200 if answer is not None else 503)
             self.end_headers()
-            self.wfile.write(json.dumps(answer).encode())
+            self.wfile.write((answer if isinstance(answer, str) else json.dumps(answer)).encode())
 
         def log_message(self, format: str, *args: object) -> None:
             """Quiet."""
@@ -93,21 +93,42 @@ def test_events_without_a_version_and_a_living_lease_are_seen(home: Path) -> Non
 )
 def test_what_prometheus_and_alertmanager_say(home: Path, health: str, receiver: str, works: bool) -> None:
     rule = {"name": "HscodeDriftSustained", "health": "ok" if works else "err", "state": "firing"}
+    notices = {"notifications": 3, "notifications_failed": 0 if works else 3}
+    counters = [
+        f'alertmanager_{name}_total{{integration="{kind}",receiver_name="x"}} {number}'
+        for name, number in notices.items()
+        for kind, number in (("email", 0), ("webhook", number))
+    ]
     answers = {
         "/readyz": {} if works else None,
         "/api/v1/targets?state=active": {"data": {"activeTargets": [{"labels": {"job": "monitor"}, "health": health}]}},
         "/api/v1/rules": {"data": {"groups": [{"rules": [rule]}]}},
+        "/api/v1/alertmanagers": {"data": {"activeAlertmanagers": [{"url": "http://a/alerts"}] if works else []}},
         "/api/v2/status": {"config": {"original": f"receivers: [{{name: {receiver}}}]"}},
+        "/metrics": "\n".join(counters) + "\n",
     }
     with answering(answers) as url:
         seen = found(home, Addresses(url, url, url, url))
     asked = [arrow for arrow in seen if arrow.startswith(("→", "Prometheus", "Alertmanager"))]
-    assert len(asked) == 5
+    assert len(asked) == 7
     for arrow in asked:
         assert seen[arrow].works is works, seen[arrow]
         assert bool(seen[arrow].todo) is not works
     if works:
         assert seen["Prometheus rules"].seen == "1 rules; firing: HscodeDriftSustained"
+        assert seen["Alertmanager → trigger"].seen == "3 notices sent, 0 not taken"
+
+
+def test_an_alertmanager_that_sent_nothing_yet_is_neither_good_nor_bad(home: Path) -> None:
+    with answering({"/metrics": 'alertmanager_notifications_total{integration="webhook"} 0\n'}) as url:
+        assert found(home, Addresses(alertmanager=url))["Alertmanager → trigger"].works is None
+
+
+def test_a_service_without_a_way_is_broken_with_kubectls_words(home: Path) -> None:
+    seen = found(home, Addresses(closed={"hscode-monitor": "no pod", "hscode-postgres.hscode": "no endpoints"}))
+    assert (seen["→ monitor"].works, seen["→ monitor"].seen, bool(seen["→ monitor"].todo)) == (False, "no pod", True)
+    assert seen["→ hscode-postgres.hscode"].works is False
+    assert seen["→ trigger"].works is None
 
 
 def test_the_command_line_ends_with_1_where_something_is_broken(home: Path) -> None:
