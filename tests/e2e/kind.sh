@@ -13,16 +13,19 @@ finish() {
 }
 trap finish EXIT
 
+manifests/platform/secrets
 # The overlay as it is, with the images of this commit.
 overlay=$(realpath --relative-to="$work" manifests/overlays/kind)
 {
   echo "resources: [$overlay]"
   echo "images:"
-  for image in serving control training; do
+  for image in serving control mlflow; do
     echo "  - {name: hscode/$image, newName: $REGISTRY/hscode/$image, newTag: \"$TAG\"}"
   done
 } >"$work/kustomization.yaml"
 kubectl kustomize --load-restrictor=LoadRestrictionsNone "$work" | kubectl apply --server-side --force-conflicts -f -
+kubectl apply --server-side -k manifests/kubeflow
+kubectl --namespace "$namespace" wait job/hscode-migrations --for=condition=Complete --timeout="$patience"
 kubectl --namespace "$namespace" wait deployment --all --for=condition=Available --timeout="$patience"
 
 forwarded() { # forwarded NAMESPACE SERVICE LOCAL:REMOTE
@@ -48,3 +51,4 @@ answer=$(curl --silent --show-error --fail --max-time 120 --header "Host: ${host
   --data '{"instances": ["ladies cotton t-shirt"]}' http://localhost:8081/v1/models/hscode:predict)
 echo "$answer"
 grep -q '"predictions"' <<<"$answer"
+"$hscode" doctor --cluster "$namespace"

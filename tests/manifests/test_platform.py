@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.conftest import missing
 
@@ -46,6 +47,19 @@ def test_each_part_is_installed_at_its_version_and_waited_for() -> None:
         wait = f"kubectl wait --for=condition=Available deployment --all -n {namespace} "
         assert any(line.startswith(wait) and "--timeout=" in line for line in said), namespace
     assert not re.search(r"latest|/main/|/master/", text.replace(str(PLATFORM), ""))
+
+
+def test_runs_keep_their_artifacts_where_their_account_may() -> None:
+    """Pipelines' launcher is told of the kind overlay's store and of the Secret that the account of runs may read."""
+    (patch,) = [line for line in dry("up") if "patch configmap kfp-launcher" in line]
+    assert patch.endswith(f"--patch-file {PLATFORM / 'kfp-launcher.yaml'}")
+    data = yaml.safe_load((PLATFORM / "kfp-launcher.yaml").read_text())["data"]
+    secret = yaml.safe_load(data["providers"])["s3"]["default"]["credentials"]["secretRef"]
+    base = PLATFORM.parent / "base"
+    rules = next(yaml.safe_load_all((base / "pipelines" / "role.yaml").read_text()))["rules"]
+    assert [rule["resourceNames"] for rule in rules if rule["resources"] == ["secrets"]] == [[secret["secretName"]]]
+    assert "s3://hscode/mlflow" in (base / "kustomization.yaml").read_text()
+    assert data["defaultPipelineRoot"] == "s3://hscode/kfp"
 
 
 def test_what_others_need_comes_first() -> None:
