@@ -1,5 +1,6 @@
 """The install scripts as far as a dry run goes: what they would run, in which order, with which versions."""
 
+import json
 import os
 import re
 import shutil
@@ -47,6 +48,17 @@ def test_each_part_is_installed_at_its_version_and_waited_for() -> None:
         wait = f"kubectl wait --for=condition=Available deployment --all -n {namespace} "
         assert any(line.startswith(wait) and "--timeout=" in line for line in said), namespace
     assert not re.search(r"latest|/main/|/master/", text.replace(str(PLATFORM), ""))
+
+
+def test_knative_and_kserve_are_told_of_kourier_and_of_the_local_registry() -> None:
+    text = "\n".join(dry("up", REGISTRY_PORT="5555"))
+    assert '"registries-skipping-tag-resolving":"kind.local,ko.local,dev.local,localhost:5555"' in text
+    assert f"--patch-file {PLATFORM / 'kserve' / 'inferenceservice-config.yaml'}" in text
+    data = yaml.safe_load((PLATFORM / "kserve" / "inferenceservice-config.yaml").read_text())["data"]
+    ingress = json.loads(data["ingress"])
+    assert (ingress["disableIstioVirtualHost"], ingress["ingressClassName"]) == (True, "kourier")
+    assert f'{{"data":{{"{ingress["ingressDomain"]}":""}}}}' in text
+    assert json.loads(data["deploy"]) == {"defaultDeploymentMode": "Knative"}
 
 
 def test_runs_keep_their_artifacts_where_their_account_may() -> None:
