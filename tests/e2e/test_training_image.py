@@ -19,7 +19,7 @@ from tests.e2e.cluster import HOST_IP, ROOT, Cluster, started_cluster, until
 from tests.e2e.kfp_pods import PodRunner
 from tests.serving.s3 import S3, running_s3
 
-pytestmark = [pytest.mark.slow, pytest.mark.cluster]
+pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.long]
 IMAGE = "hscode/training:test"
 SMALL = (
     "data.sample_rows=1500", "text.dimensions=32", "train.epochs=1", "train.epoch_rows=1000",
