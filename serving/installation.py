@@ -85,12 +85,12 @@ class _Forwards:
             return address
         namespace = rest.split(".")[0] or self._namespace
         try:
-            _kubectl_json("get", "service", service, "-n", namespace)
+            spec = _kubectl_json("get", "service", service, "-n", namespace)["spec"]
         except UserError as error:
             if rest and "NotFound" in str(error):
                 return address  # db.example: a name of another network
             raise
-        port = parts.port or {"https": 443}.get(parts.scheme, 80)
+        port = parts.port or spec["ports"][0]["port"]
         command = ["kubectl", "port-forward", "-n", namespace, f"service/{service}", f":{port}"]
         command += ["--pod-running-timeout", f"{FORWARD_SECONDS // 2}s"]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

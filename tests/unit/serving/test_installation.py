@@ -12,12 +12,12 @@ from serving.installation import opened
 
 KUBECTL = """#!/bin/sh
 case "$*" in
-  "port-forward "*hscode-monitor*) echo "Forwarding from 127.0.0.1:4001 -> 8080"; exec sleep 60;;
+  "port-forward "*"service/hscode-monitor :8333 "*) echo "Forwarding from 127.0.0.1:4001 -> 8080"; exec sleep 60;;
   "port-forward "*hscode-mlflow*) echo "Forwarding from 127.0.0.1:4002 -> 5000"; exec sleep 60;;
-  "port-forward "*hscode-postgres*) echo "Forwarding from 127.0.0.1:4003 -> 5432"; exec sleep 60;;
+  "port-forward "*"service/hscode-postgres :5432 "*) echo "Forwarding from 127.0.0.1:4003 -> 5432"; exec sleep 60;;
   "port-forward "*) echo "error: timed out waiting for the condition" >&2; exit 1;;
   "get service "*" -n kubeflow"*|"get service hscode-nowhere "*) echo 'Error (NotFound): no such service' >&2; exit 1;;
-  "get service "*) echo '{"spec": {}}';;
+  "get service "*) echo '{"spec": {"ports": [{"port": 8333}]}}';;
   "get deployment "*) cat "$FOLDER/deployment.json";;
   "get configmap "*) cat "$FOLDER/configmap.json";;
   "get secret "*) cat "$FOLDER/secret.json";;
