@@ -9,8 +9,11 @@ import pytest
 
 from config.settings import Canary as Policy
 from serving.control.canary import journal
-from serving.control.canary.controller import POINTS
+from serving.control.canary.controller import POINTS, Controller
+from serving.registry import CHALLENGER, CHAMPION, Registry, home_uri
+from serving.state import SqlLease
 from tests.serving.canary_world import BACK_WRITES, PROMOTED_STEPS, PROMOTED_WRITES, QUICK, World
+from tests.serving.places import write_stub_bundle
 
 pytestmark = pytest.mark.slow
 
@@ -153,6 +156,52 @@ def test_a_promotion_that_outlasts_its_lease_cannot_undo_what_comes_after(tmp_pa
     assert [world.serve_until_exit(pid) for pid in (first, second)] == [0, 0]
     assert world.versions.aliases() == {"champion": "1"}
     assert world.steps() == PROMOTED_STEPS
+
+
+class LeftBehind(SqlLease):
+    """Its holder is told that it leads, and sleeps over what `meanwhile` has for that time before it goes on."""
+
+    meanwhile: tuple[Callable[[], None], ...] = ()
+
+    def hold(self) -> bool:
+        held = super().hold()
+        if self.meanwhile:
+            now, self.meanwhile = self.meanwhile[0], self.meanwhile[1:]
+            now()
+        return held
+
+
+def test_a_controller_that_comes_late_to_the_end_leaves_the_registry_alone(tmp_path: Path, url: str) -> None:
+    """MLflow's own registry on SQLite: the end was written by another, and a person has put the old model back."""
+    world = World(tmp_path, url)
+    registry = Registry(home_uri(tmp_path))
+    for number in ("1", "2"):
+        registry.register(write_stub_bundle(tmp_path / number, number), number, {})
+    registry.set_alias(CHAMPION, "1")
+    registry.set_alias(CHALLENGER, "2")
+    world.start()
+    journal.ask(world.state, None, "promote", "the test", "known good")
+    asleep = LeftBehind(world.state, "canary", 60)
+    late, other = (
+        Controller(world.state, world.deployer, registry, lease, QUICK)
+        for lease in (asleep, SqlLease(world.state, "canary", 60))
+    )
+    while world.writes() != [("1", None), ("2", None)]:
+        late.look()
+    assert world.canary().state == "promoting"
+
+    def others_end_it() -> None:
+        asleep.release()
+        other.look()
+        assert world.canary().state == "promoted"
+        registry.promote("1")
+        registry.set_alias(CHALLENGER, "2")
+
+    # It renews the lease at the start of a look, and once more before it writes the end.
+    asleep.meanwhile = (lambda: None, others_end_it)
+    late.look()
+    assert asleep.meanwhile == ()
+    assert [version.number for version in (registry.resolve(CHAMPION), registry.resolve(CHALLENGER))] == ["1", "2"]
 
 
 def test_a_challenger_that_never_gets_ready_gets_no_traffic_and_is_reported(tmp_path: Path) -> None:
