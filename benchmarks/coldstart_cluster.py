@@ -34,6 +34,8 @@ LABELS = {
     EMPTY: "empty KServe model",
 }
 RESOURCES = {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"cpu": "1", "memory": "1Gi"}}
+WITHOUT_LOGGER = ["--agent-port=0"]
+"""The empty model has no logger, so ours has none here, and no agent to wait for."""
 IMAGES = {
     OURS: "hscode/serving:bench",
     BAKED: "hscode/bench-baked:bench",
@@ -159,7 +161,7 @@ def apply(cluster: Cluster, namespace: str, work: Path, storage: str) -> None:
     predictor = {
         "logger": None,
         "maxReplicas": 1,
-        "model": {"storageUri": storage, "resources": RESOURCES},
+        "model": {"storageUri": storage, "resources": RESOURCES, "args": WITHOUT_LOGGER},
     }
     annotations = {"autoscaling.knative.dev/window": "6s", "hscode/version": "1"}
     kustomization = {
@@ -186,7 +188,10 @@ def apply(cluster: Cluster, namespace: str, work: Path, storage: str) -> None:
     for claim in volume(namespace, work):
         cluster.kubectl("apply", "-n", namespace, "-f", "-", given=claim)
     mounted = {"modelFormat": {"name": "hscode-bundle"}, "runtime": "hscode", "storageUri": "pvc://models/upload"}
-    on_volume = {"model": {**mounted, "resources": RESOURCES}, "automountServiceAccountToken": False}
+    on_volume = {
+        "model": {**mounted, "resources": RESOURCES, "args": WITHOUT_LOGGER},
+        "automountServiceAccountToken": False,
+    }
     cluster.kubectl("apply", "-n", namespace, "-f", "-", given=service(VOLUME, on_volume))
     baked = container(BAKED, "--model-dir=/bundle", "--model-name=hscode", "--grpc-port=-1")
     for name, spec in ((BAKED, baked), (EMPTY, container(EMPTY))):

@@ -40,6 +40,8 @@ class Options:
     """0: any free port, told in `ready_file`."""
     grpc_port: int
     """0: any free port; -1: no gRPC."""
+    agent_port: int
+    """Port of KServe's agent in the same pod, without which no request gets here: ready once it listens. 0: none."""
     version: str | None
     """Overrides the version of the bundle's card."""
     threads: int
@@ -78,6 +80,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     add("host", str, "0.0.0.0", "address to listen on")  # noqa: S104 - a pod's port is reached from outside
     add("http-port", int, 8080, "REST port; 0: any free one")
     add("grpc-port", int, 8081, "gRPC port; 0: any free one; -1: none")
+    add("agent-port", int, 0, "ready once the pod's KServe agent listens on this port; 0: not waited for")
     add("version", str, None, "version to report instead of the bundle's")
     add("threads", int, 1, "threads of ONNX Runtime in one run")
     add("engine-threads", int, 0, "batches computed at once; 0: one for each processor, at most 4")
@@ -97,6 +100,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         host=given.host,
         http_port=given.http_port,
         grpc_port=given.grpc_port,
+        agent_port=given.agent_port,
         version=given.version,
         threads=given.threads,
         engine_threads=given.engine_threads,

@@ -42,11 +42,12 @@ class Disconnected(Exception):
 
 
 class Rest:
-    """The application. `draining` set: answers say `connection: close` and readiness is 503."""
+    """The application. `draining` set: answers say `connection: close`. Readiness is 503 then, and while `reachable` is
+    not set."""
 
     def __init__(self, dataplane: DataPlane, model: HSModel, access_log: bool = False) -> None:
         self.dataplane, self.model, self.access_log = dataplane, model, access_log
-        self.draining = False
+        self.draining, self.reachable = False, True
         name = model.name
         self._pages: dict[str, Callable[[], Awaitable[Answer]]] = {
             "/": self._live_v1,
@@ -191,12 +192,16 @@ class Rest:
     async def _live(self) -> Answer:
         return _page({"live": True})
 
+    @property
+    def _open(self) -> bool:
+        return self.reachable and not self.draining
+
     async def _ready(self) -> Answer:
-        ready = not self.draining and await self.dataplane.ready() and bool(self.model.ready)
+        ready = self._open and await self.dataplane.ready() and bool(self.model.ready)
         return _page({"ready": ready}, 200 if ready else 503)
 
     async def _model_ready(self) -> Answer:
-        ready = not self.draining and await self.dataplane.model_ready(self.model.name)
+        ready = self._open and await self.dataplane.model_ready(self.model.name)
         return _page({"name": self.model.name, "ready": ready}, 200 if ready else 503)
 
     async def _ready_v1(self) -> Answer:

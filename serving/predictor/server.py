@@ -32,6 +32,8 @@ IDLE_TICKS = 5
 """Tenths of a second without a connection after which draining is over."""
 
 
+AGENT_SECONDS = 10.0
+"""How long KServe's agent is waited for; a pod without one is ready after that."""
 FIRST_REQUEST_SECONDS = 1.0
 """How long one who has just connected may take to send the request, when the listener is closed already."""
 
@@ -59,6 +61,7 @@ class PredictorServer(ModelServer):  # type: ignore[misc]
     async def _serve_model(self, model: HSModel) -> None:
         options = self.options
         rest = Rest(self.dataplane, model, options.access_log)
+        waiting = asyncio.create_task(_wait_for_agent(rest, options.agent_port))
         server = DrainingServer(
             uvicorn.Config(
                 rest,
@@ -100,9 +103,36 @@ class PredictorServer(ModelServer):  # type: ignore[misc]
             about = {"http": http_port, "grpc": grpc_port, "pid": os.getpid(), "seconds": self.timeline.marks}
             _write(options.ready_file, about)
         await serving
+        waiting.cancel()
         if self._grpc_server is not None:
             await self._grpc_server.stop()
         log.info("drained")
+
+
+async def _wait_for_agent(rest: Rest, port: int) -> None:
+    """Not ready before the pod's agent takes connections.
+
+    KServe puts its agent (the logger's) between Knative's queue-proxy and us, but the queue-proxy still asks us whether
+    the pod is ready (kserve/kserve#5569): a request in between gets 502.
+    """
+    if not port:
+        return
+    rest.reachable, ends = False, time.monotonic() + AGENT_SECONDS
+    while not await _listens(port):
+        if time.monotonic() >= ends:
+            log.warning("nothing listens on --agent-port %d after %g s: ready without it", port, AGENT_SECONDS)
+            break
+        await asyncio.sleep(0.02)
+    rest.reachable = True
+
+
+async def _listens(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    return True
 
 
 class DrainingServer(uvicorn.Server):

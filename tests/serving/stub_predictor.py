@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -25,6 +26,7 @@ def serve(arguments: list[str] | None = None) -> None:
     parser.add_argument("--host", default="0.0.0.0")
     parser.add_argument("--http-port", type=int, default=8080)
     parser.add_argument("--grpc-port", type=int, default=-1)
+    parser.add_argument("--agent-port", type=int, default=0)
     parser.add_argument("--ready-file", type=Path)
     parser.add_argument("--drain-seconds", type=float, default=0)
     options = parser.parse_args(arguments)
@@ -50,7 +52,8 @@ def serve(arguments: list[str] | None = None) -> None:
             self.wfile.write(data)
 
         def do_GET(self) -> None:
-            self.answer(200, {"ready": True, "path": self.path})
+            ready = not options.agent_port or listens(options.agent_port)
+            self.answer(200 if ready else 503, {"ready": ready, "path": self.path})
 
         def do_POST(self) -> None:
             with lock:
@@ -92,6 +95,15 @@ def serve(arguments: list[str] | None = None) -> None:
         part.write_text(json.dumps({"http": server.server_port, "grpc": None, "pid": os.getpid()}))
         part.replace(options.ready_file)
     server.serve_forever()
+
+
+def listens(port: int) -> bool:
+    """Whether something takes connections on a port here."""
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True
 
 
 if __name__ == "__main__":

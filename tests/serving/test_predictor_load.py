@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import socket
 import subprocess
 import sys
 from collections import Counter
@@ -10,7 +11,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.e2e.cluster import until
 from tests.serving.running import Predictor, running_predictor
+from tests.serving.s3 import free_ports
 from tests.serving.tiny_bundle import write_tiny_bundle
 
 pytestmark = pytest.mark.slow
@@ -123,6 +126,26 @@ def test_while_draining_it_is_not_ready(bundle: Path) -> None:
         assert httpx.post(predictor.url + PREDICT, json={"instances": ["horse"]}).status_code == 200
         predictor.process.send_signal(signal.SIGTERM)
         assert predictor.process.wait(20) == 0
+
+
+def test_behind_kserves_agent_it_is_ready_once_that_listens(bundle: Path) -> None:
+    def ready(predictor: Predictor) -> set[int]:
+        paths = ("/v2/health/ready", "/v1/models/hscode", "/v2/models/hscode/ready")
+        return {httpx.get(predictor.url + path).status_code for path in paths}
+
+    (port,) = free_ports("127.0.0.1", 1)
+    with running_predictor(bundle, "--agent-port", str(port)) as predictor:
+        assert ready(predictor) == {503}
+        assert httpx.get(predictor.url + "/v2/health/live").status_code == 200
+        with socket.create_server(("127.0.0.1", port)):
+            until("ready", lambda: ready(predictor) == {200}, 20)
+
+
+def test_without_the_agent_it_gets_ready_too_and_says_so(bundle: Path) -> None:
+    (port,) = free_ports("127.0.0.1", 1)
+    with running_predictor(bundle, "--agent-port", str(port)) as predictor:
+        until("ready", lambda: httpx.get(predictor.url + "/v2/health/ready").status_code == 200, 60)
+        assert f"nothing listens on --agent-port {port}" in predictor.log.read_text()
 
 
 def test_idle_it_ends_well_at_once(bundle: Path) -> None:
