@@ -118,17 +118,18 @@ class Status:
         return sum(t.percent for t in self.traffic if t.revision == revision)
 
     @property
+    def current(self) -> Revision | None:
+        """The newest revision where it carries the spec's model; None while the backend has not made that one yet."""
+        newest = self.revision(self.latest_created)
+        if newest is None or self.observed_generation < self.generation:
+            return None
+        asked = (self.storage_uri, self.version, self.template)
+        return newest if (newest.storage_uri, newest.version, newest.template) == asked else None
+
+    @property
     def rolled_out(self) -> bool:
         """Whether the newest revision carries the spec's model and is ready (whatever its share of traffic)."""
-        newest = self.revision(self.latest_ready)
-        return (
-            self.observed_generation >= self.generation
-            and self.latest_created == self.latest_ready != ""
-            and newest is not None
-            and newest.storage_uri == self.storage_uri
-            and newest.version == self.version
-            and newest.template == self.template
-        )
+        return self.current is not None and self.latest_created == self.latest_ready
 
     @property
     def settled(self) -> bool:
@@ -194,7 +195,7 @@ class Deployer(Protocol):
 
 
 def await_settled(read: Callable[[], Status], timeout_s: float, look_s: float, patience_s: float) -> Status:
-    """Read until settled; raises DeployFailed at `timeout_s`, or when the newest revision failed for `patience_s`.
+    """Read until settled; raises DeployFailed at `timeout_s`, or when the spec's revision failed for `patience_s`.
 
     A container that crashes is failed and starting by turns: the time counts from the first failure seen.
     """
@@ -205,8 +206,7 @@ def await_settled(read: Callable[[], Status], timeout_s: float, look_s: float, p
         status, now = read(), time.monotonic()
         if status.settled:
             return status
-        newest = status.revision(status.latest_created)
-        failed = newest is not None and newest.ready is False and status.observed_generation >= status.generation
+        failed = status.current is not None and status.current.ready is False
         if failed and (failed_since is None or failing != status.latest_created):
             failed_since, failing = now, status.latest_created
         given_up = failed and failed_since is not None and now - failed_since >= patience_s
@@ -219,9 +219,8 @@ def await_settled(read: Callable[[], Status], timeout_s: float, look_s: float, p
 
 
 def _why(status: Status) -> str:
-    newest = status.revision(status.latest_created)
-    if newest is not None and newest.reason:
-        return f"revision {newest.name}: {newest.reason}"
+    if status.current is not None and status.current.reason:
+        return f"revision {status.current.name}: {status.current.reason}"
     messages = dict.fromkeys(reason.split(": ", 1)[-1] for reason in status.reasons)
     return "; ".join(messages) or "it is still starting"
 

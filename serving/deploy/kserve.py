@@ -179,8 +179,9 @@ class KServeDeployer:
         return found
 
     def _existing(self, name: str) -> dict[str, Any]:
+        """The object; one that is being deleted (its finalizer runs) is none any more."""
         service = self._get(name)
-        if service is None:
+        if service is None or "deletionTimestamp" in service["metadata"]:
             raise NotDeployed(f"no InferenceService {name}", f"namespace {self.namespace}")
         return service
 
