@@ -2,13 +2,14 @@
 
     python benchmarks/accuracy.py --data hs-open-corpus.csv.gz --nomenclature hs2022-nomenclature.csv.gz \\
         [--config config/full.yaml] [--kinds textcnn svc] [--peers knn svc fasttext hmrc] [--encoder FOLDER] \\
-        [--hmrc-encoder FOLDER] [--seeds 17 18 19] [--bundle NAME=FOLDER …] [--parts FOLDER]
+        [--hmrc-encoder FOLDER] [--seeds 17 18 19] [--bundle NAME=FOLDER …] [--parts FOLDER] [--work FOLDER]
 
 All learn from the same training part of the grouped split; figures are shares of the test part's trader-style rows
 (sources of kind given or corrected) with a right answer, as a mean over seeds. `--bundle` adds a model trained before
-on the same parts (checked by its data hash); `--parts` takes a split made before. Milliseconds are of one text on one
-thread, median of 100; the price is that of a million answers by the price table of the settings, CPU only. Nothing here
-is chosen by the test part.
+on the same parts (checked by its data hash); `--parts` takes a split made before; `--work` keeps what was trained and
+judged, and a run that was stopped goes on from there (scikit-learn's LinearSVC alone takes an hour). Milliseconds are
+of one text on one thread, median of 100; the price is that of a million answers by the price table of the settings,
+CPU only. Nothing here is chosen by the test part.
 """
 
 import argparse
@@ -45,6 +46,7 @@ def main() -> None:
     parser.add_argument("--nomenclature", type=Path)
     parser.add_argument("--config", type=Path, default=Path(__file__).parents[1] / "config" / "full.yaml")
     parser.add_argument("--parts", type=Path, help="folder of a split step")
+    parser.add_argument("--work", type=Path, help="folder that keeps what is finished")
     parser.add_argument("--kinds", nargs="*", help="our kinds to train (default: those of the settings)")
     parser.add_argument("--peers", nargs="*", default=["knn", "svc", "fasttext", "hmrc"])
     parser.add_argument("--encoder", help="models.encoder.source")
@@ -56,7 +58,7 @@ def main() -> None:
     arguments = parser.parse_args()
     os.environ.setdefault("HSCODE_PROGRESS", os.devnull)
     with tempfile.TemporaryDirectory() as folder:
-        print_table(*measured(arguments, Path(folder)), arguments.json)
+        print_table(*measured(arguments, arguments.work or Path(folder)), arguments.json)
 
 
 def measured(arguments: argparse.Namespace, work: Path) -> tuple[list[Line], dict[str, Any], Any]:
@@ -81,8 +83,9 @@ def measured(arguments: argparse.Namespace, work: Path) -> tuple[list[Line], dic
     parts = arguments.parts
     if parts is None:
         parts = work / "parts"
-        ingest(settings, work / "rows")
-        split(work / "rows", settings, parts)
+        if not parts.exists():
+            ingest(settings, work / "rows")
+            split(work / "rows", settings, parts)
     frame = pl.read_parquet(parts / "test.parquet").filter(pl.col("label_kind").is_in(["given", "corrected"]))
     about = json.loads((parts / "split.json").read_text())
     materials = load_materials("peers", parts, None, settings)
@@ -94,21 +97,25 @@ def measured(arguments: argparse.Namespace, work: Path) -> tuple[list[Line], dic
     lines = []
     for name in arguments.peers:
         if name != "hmrc" or arguments.hmrc_encoder:
-            lines.append(peer(name, materials, frame, arguments))
+            lines.append(kept_peer(name, materials, frame, arguments, work / f"peer-{name}.json"))
             print(f"# {lines[-1].name}: done", flush=True)
     kinds = settings.models.trained if arguments.kinds is None else tuple(arguments.kinds)
-    if kinds:
+    os.environ["HSCODE_WORK"] = str(work / "checkpoints")
+    if kinds and not (work / "embedding").exists():
         train_embedding(parts, settings, work / "embedding")
     own: dict[str, Line] = {}
     for seed in arguments.seeds if kinds else ():
         members = {}
         for kind in kinds:
             out = work / f"{kind}-{seed}"
-            card = train_bundle(kind, parts, work / "embedding", settings, out, seed=seed, members=members)
+            if not out.exists():
+                train_bundle(kind, parts, work / "embedding", settings, out, seed=seed, members=members)
             if kind != "pool":
                 members[kind] = out
-            line = own.setdefault(kind, Line(f"hscode {kind}"))
-            judge_bundle(line, Bundle.load(out), frame, card["training"]["seconds"])
+            bundle = Bundle.load(out)
+            if bundle.card["settings_hash"] != settings.digest():
+                raise SystemExit(f"{out}: trained with other settings; take another --work")
+            judge_bundle(own.setdefault(kind, Line(f"hscode {kind}")), bundle, frame)
             print(f"# hscode {kind}, seed {seed}: done", flush=True)
     for given in arguments.bundle:
         name, _, path = given.partition("=")
@@ -116,8 +123,17 @@ def measured(arguments: argparse.Namespace, work: Path) -> tuple[list[Line], dic
         if bundle.card["data_hash"] != about["data_hash"]:
             raise SystemExit(f"{path}: trained on other rows than {parts}")
         own[name] = Line(f"hscode {name}")
-        judge_bundle(own[name], bundle, frame, bundle.card["training"]["seconds"])
+        judge_bundle(own[name], bundle, frame)
     return [*lines, *own.values()], about, settings
+
+
+def kept_peer(name: str, materials: Any, frame: Any, arguments: argparse.Namespace, file: Path) -> Line:
+    """A peer's line from `file` where an earlier run left it, else fitted, judged and left there."""
+    if file.exists():
+        return Line(**json.loads(file.read_text(encoding="utf-8")))
+    line = peer(name, materials, frame, arguments)
+    file.write_text(json.dumps(vars(line)), encoding="utf-8")
+    return line
 
 
 def peer(name: str, materials: Any, frame: Any, arguments: argparse.Namespace) -> Line:
@@ -157,7 +173,7 @@ def judge(line: Line, scores: Any, classes: Sequence[str], codes: Sequence[str],
     line.top5.append(float(np.mean([code in {classes[i] for i in row} for row, code in zip(five, codes, strict=True)])))
 
 
-def judge_bundle(line: Line, bundle: Any, frame: Any, seconds: float) -> None:
+def judge_bundle(line: Line, bundle: Any, frame: Any) -> None:
     """Add a bundle's figures, those of its answer policy included."""
     from models.answer import decide
 
@@ -171,7 +187,7 @@ def judge_bundle(line: Line, bundle: Any, frame: Any, seconds: float) -> None:
     line.answered.append(
         (len(right) / len(codes), float(np.mean(decisions.digits >= 4)), float(np.mean(right)) if right else 0.0)
     )
-    line.seconds.append(seconds)
+    line.seconds.append(bundle.card["training"]["seconds"])
     line.milliseconds.append(latency(lambda text: bundle.answer([text]), texts))
     line.size = sum(file.stat().st_size for file in bundle.folder.rglob("*") if file.is_file())
 
