@@ -105,7 +105,8 @@ class EncoderNet:
     def _load(self) -> None:
         settings = self.settings
         self.pretrained = [
-            load_pretrained(source, settings.max_tokens, self.int8, settings.mask_digits) for source in self.sources
+            load_pretrained(source, settings.max_tokens, self.int8, settings.mask_digits, settings.layers)
+            for source in self.sources
         ]
         words = [one.words for one in self.pretrained]
         self.encoder: Encoder = words[0]
@@ -211,7 +212,7 @@ class EncoderNet:
         distinct = sorted(set(texts))
         kept = None
         if self.materials.work is not None:
-            identity = json.dumps([self.sources, self.int8, self.encoder.to_json(), distinct])
+            identity = json.dumps([self.sources, self.settings.layers, self.int8, self.encoder.to_json(), distinct])
             name = hashlib.sha256(identity.encode()).hexdigest()[:16]
             kept = self.materials.work.parent / f"embedded-{name}.npy"
         if kept is not None and kept.exists():

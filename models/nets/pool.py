@@ -1,8 +1,5 @@
-"""Members' calibrated probabilities averaged geometrically, with weights fitted on valid: one bundle, one answer.
-
-The geometric mean of softmaxes is the softmax of a weighted sum of logits, so a pool is one graph: its members' graphs
-side by side, their logits divided by their temperatures, weighed, added up.
-"""
+"""Members' calibrated probabilities averaged geometrically, level by level, with weights fitted on valid: one bundle,
+one answer, one graph: the members' graphs side by side, and `models.nets.averaging` behind them."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,16 +8,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from models.answer import Levels
+from models.answer import DIGITS
 from models.bundle import Bundle
-from models.calibration import softmax
 from models.errors import UserError
+from models.nets.averaging import AveragingNodes, Floats, Tree, fit_weights
 from models.nets.base import Materials
 from models.nets.graphs import side_by_side
 from models.progress import report
 from models.text.encode import Encoder, SeveralEncoders
-
-Floats = npt.NDArray[np.float64]
 
 
 class Pool:
@@ -46,7 +41,9 @@ class Pool:
                     str(bundle.folder),
                     "train the members on the same parts",
                 )
-        self.weights = dict.fromkeys(chosen, 1.0 / len(chosen))
+        self.tree = Tree.of(materials.classes)
+        self.weights: dict[str, list[float]] = dict.fromkeys(chosen, [1.0 / len(chosen)] * len(DIGITS))
+        """By member, one for each level."""
         self._choose(chosen)
 
     def fit(self, watch: Callable[[int, float], None] | None = None) -> dict[str, Any]:
@@ -60,81 +57,40 @@ class Pool:
         codes = [valid.codes[i] for i in rows]
         kinds = list(logits)
         weights = fit_weights([logits[k] for k in kinds], codes, self.materials.levels)
-        least = self.materials.settings.models.pool.least_weight * weights.sum()
-        kept = [k for k, w in zip(kinds, weights, strict=True) if w >= least]
+        shares = weights.sum(axis=0) / weights.sum()
+        least = self.materials.settings.models.pool.least_weight
+        kept = [kind for kind, share in zip(kinds, shares, strict=True) if share >= least]
         if len(kept) < 2:
-            kept = [kinds[i] for i in np.argsort(-weights)[:2]]
+            kept = [kinds[i] for i in np.argsort(-shares)[:2]]
         if len(kept) < len(kinds):
-            weights = fit_weights([logits[k] for k in kept], codes, self.materials.levels)
-        self.weights = {kind: float(w) for kind, w in zip(kept, weights, strict=True)}
+            weights = fit_weights([logits[kind] for kind in kept], codes, self.materials.levels)
+        self.weights = {kind: each.tolist() for kind, each in zip(kept, weights.T, strict=True)}
         self._choose(kept)
-        return {"members": self.weights, "left_out": [kind for kind in kinds if kind not in kept]}
+        members = {kind: dict(zip(map(str, DIGITS), each, strict=True)) for kind, each in self.weights.items()}
+        return {"members": members, "left_out": [kind for kind in kinds if kind not in kept]}
 
     def logits(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """(n, classes): the weighted sum of the members' logits."""
-        total = np.zeros((len(texts), len(self.materials.classes)), dtype=np.float32)
-        for kind, factor in self._factors().items():
-            total += np.float32(factor) * self.bundles[kind].logits(texts)
-        return total
+        """(n, classes): the average, up to a constant of each row."""
+        parts = [self.tree.parts(_calibrated(self.bundles[kind], texts)) for kind in self.weights]
+        return self.tree.averaged(parts, np.array(list(self.weights.values())).T).astype(np.float32)
 
     def export(self, path: Path) -> None:
         """One ONNX graph; the inputs are the members' own with the member's kind as prefix."""
         import onnx
-        from onnx import helper, numpy_helper
 
         whole = side_by_side({kind: onnx.load(str(self.bundles[kind].folder / "model.onnx")) for kind in self.weights})
-        graph = whole.graph
-        parts = []
-        for kind, factor in self._factors().items():
-            graph.initializer.append(numpy_helper.from_array(np.array(factor, dtype=np.float32), f"pool.{kind}.factor"))
-            graph.node.append(helper.make_node("Mul", [f"{kind}.logits", f"pool.{kind}.factor"], [f"pool.{kind}.part"]))
-            parts.append(f"pool.{kind}.part")
-        graph.node.append(helper.make_node("Sum", parts, ["logits"]))
-        del graph.output[:]
-        shape = ["n", len(self.materials.classes)]
-        graph.output.append(helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, shape))
+        temperatures = {kind: self.bundles[kind].temperature for kind in self.weights}
+        AveragingNodes(whole.graph, self.tree).write(self.weights, temperatures)
         onnx.save(whole, str(path))
 
     def _choose(self, kinds: Sequence[str]) -> None:
         self.weights = {kind: self.weights[kind] for kind in kinds}
         self.encoder = SeveralEncoders({kind: self.bundles[kind].encoder for kind in kinds})
 
-    def _factors(self) -> dict[str, float]:
-        return {kind: weight / self.bundles[kind].temperature for kind, weight in self.weights.items()}
-
 
 def build(materials: Materials) -> Pool:
     """The pool of the materials' members. Raises UserError where there are fewer than two."""
     return Pool(materials)
-
-
-def fit_weights(logits: Sequence[Floats], codes: Sequence[str], levels: Levels) -> Floats:
-    """Weights >= 0, one for each (n, classes) array, under which the softmax of the weighted sum makes the true codes
-    of 2, 4 or 6 digits most likely, as a mean over the three levels. Deterministic; equal weights where nothing can be
-    judged. Their sum is free: it is the pool's temperature, which calibration fits again on the exported bundle."""
-    from scipy.optimize import minimize
-
-    count = len(logits)
-    truths = {digits: levels.indices(codes, digits) for digits in (2, 4, 6)}
-    if not any((t >= 0).any() for t in truths.values()):
-        return np.full(count, 1.0 / count)
-
-    def loss(weights: Floats) -> float:
-        p = softmax(sum((w * part for w, part in zip(weights, logits, strict=True)), np.zeros_like(logits[0])))
-        total = 0.0
-        for digits, truth in truths.items():
-            rows = np.flatnonzero(truth >= 0)
-            total -= float(np.log(np.maximum(levels.probabilities(p, digits)[rows, truth[rows]], 1e-9)).sum())
-        return total / max(1, len(codes))
-
-    found = minimize(
-        loss,
-        np.full(count, 1.0 / count),
-        method="Nelder-Mead",
-        bounds=[(0.0, 3.0)] * count,
-        options={"xatol": 0.01, "fatol": 1e-4, "maxfev": 60 * count},
-    )
-    return np.asarray(found.x, dtype=np.float64)
 
 
 def _calibrated(bundle: Bundle, texts: Sequence[str]) -> Floats:

@@ -32,13 +32,18 @@ _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 class Pretrained(nn.Module):
-    """A transformer, its pooling and the division by length: (n, T) ids of `words` → (n, D) vectors of length 1."""
+    """A transformer, its pooling and the division by length: (n, T) ids of `words` → (n, D) vectors of length 1.
 
-    def __init__(self, model: nn.Module, words: WordPieceEncoder, pooling: str) -> None:
+    `layers` are those whose states are pooled, as shares of the depth (0: the word pieces before any, 1: the last);
+    the vectors of several stand side by side.
+    """
+
+    def __init__(self, model: nn.Module, words: WordPieceEncoder, pooling: str, layers: Sequence[float]) -> None:
         super().__init__()
         self.model, self.words, self.pooling = model, words, pooling
         config = cast(Any, model.config)
-        self.dimensions = int(config.hidden_size)
+        self.layers = [round(share * int(config.num_hidden_layers)) for share in layers]
+        self.dimensions = int(config.hidden_size) * len(self.layers)
         self.padding = int(config.pad_token_id or 0)
         # MPNet and RoBERTa count positions from behind the padding's number, BERT from 0.
         self.first_position = self.padding + 1 if config.model_type in ("mpnet", "roberta", "xlm-roberta") else 0
@@ -48,7 +53,13 @@ class Pretrained(nn.Module):
         there = (ids > 0).to(torch.int64)
         tokens = torch.where(ids > 0, ids - 1, torch.full_like(ids, self.padding))
         positions = (torch.cumsum(there, dim=1) - 1 + self.first_position) * there
-        states = self.model(input_ids=tokens, attention_mask=there, position_ids=positions).last_hidden_state
+        states = self.model(
+            input_ids=tokens, attention_mask=there, position_ids=positions, output_hidden_states=True
+        ).hidden_states
+        pooled = [self._pooled(states[layer], there) for layer in self.layers]
+        return cast(Tensor, torch.cat(pooled, dim=1) * len(pooled) ** -0.5)
+
+    def _pooled(self, states: Tensor, there: Tensor) -> Tensor:
         if self.pooling == "cls":
             pooled = states[:, 0]
         else:
@@ -57,7 +68,9 @@ class Pretrained(nn.Module):
         return cast(Tensor, pooled / pooled.norm(dim=1, keepdim=True).clamp(min=1e-9))
 
 
-def load_pretrained(source: str, max_tokens: int, int8: bool, mask_digits: bool) -> Pretrained:
+def load_pretrained(
+    source: str, max_tokens: int, int8: bool, mask_digits: bool, layers: Sequence[float] = (1.0,)
+) -> Pretrained:
     """Read an encoder from a folder, or by its hub name, the only case in which anything is fetched.
 
     Raises UserError where it is not there, or is none of the uncased word-piece encoders that `WordPieceEncoder` reads.
@@ -77,7 +90,7 @@ def load_pretrained(source: str, max_tokens: int, int8: bool, mask_digits: bool)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"not a readable encoder ({str(error).splitlines()[0][:160]})", f"{where}={source}") from None
     words = _word_pieces(tokeniser, max_tokens, int8, mask_digits, f"{where}={source}")
-    return Pretrained(model.to(torch.float32), words, _pooling(Path(source)) if local else "mean").eval()
+    return Pretrained(model.to(torch.float32), words, _pooling(Path(source)) if local else "mean", layers).eval()
 
 
 def _word_pieces(tokeniser: Any, max_tokens: int, int8: bool, mask_digits: bool, where: str) -> WordPieceEncoder:

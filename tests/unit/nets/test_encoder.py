@@ -9,6 +9,7 @@ import pytest
 
 from config.settings import Settings, load_settings
 from models.bundle import Bundle
+from models.calibration import softmax
 from models.errors import UserError
 from models.nets.base import build
 from models.training import load_materials, train_bundle
@@ -73,7 +74,7 @@ def test_the_same_settings_and_seed_give_the_same_answers(
 def test_embeddings_of_an_earlier_seed_are_found_again(
     parts: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = settings(tiny, "models.encoder.epochs=2")
+    plain = settings(tiny, "models.encoder.epochs=2", "models.encoder.int8=false")
     train_bundle("encoder", parts, None, plain, tmp_path / "without")
     monkeypatch.setenv("HSCODE_WORK", str(tmp_path / "work"))
     train_bundle("encoder", parts, None, plain, tmp_path / "first")
@@ -123,17 +124,31 @@ def test_a_source_that_is_no_encoder_is_a_users_mistake(
         build("encoder", load_materials("encoder", parts, None, settings(source)))
 
 
-def test_a_pool_is_its_members_geometric_mean_in_one_bundle(bundle: Bundle, parts: Path, tmp_path: Path) -> None:
+def test_a_pool_is_its_members_geometric_mean_at_each_level_in_one_bundle(
+    bundle: Bundle, parts: Path, tmp_path: Path
+) -> None:
     plain = settings(None, "models.pool.least_weight=0")
     train_bundle("svc", parts, None, plain, tmp_path / "svc")
     members = {"svc": tmp_path / "svc", "encoder": bundle.folder}
     card = train_bundle("pool", parts, None, plain, tmp_path / "pool", members=members)
-    weights = card["training"]["members"]
     pool = Bundle.load(tmp_path / "pool")
     texts = ["red cotton tee", "lithium battery pack", "zzz"]
+    found = {kind: Bundle.load(folder) for kind, folder in members.items()}
+    said = {kind: np.maximum(softmax(one.logits(texts), one.temperature), 1e-30) for kind, one in found.items()}
     expected = np.ones((len(texts), len(pool.classes)))
-    for kind, weight in weights.items():
-        expected *= Bundle.load(members[kind]).probabilities(texts).astype(np.float64) ** (weight / pool.temperature)
+    for digits in (2, 4, 6):
+        above = {code: [other[: digits - 2] == code[: digits - 2] for other in pool.classes] for code in pool.classes}
+        same = {code: [other[:digits] == code[:digits] for other in pool.classes] for code in pool.classes}
+        mean = np.ones_like(expected)
+        for kind, p in said.items():
+            for i, code in enumerate(pool.classes):
+                whole = p[:, above[code]].sum(axis=1) if digits > 2 else 1.0
+                mean[:, i] *= (p[:, same[code]].sum(axis=1) / whole) ** card["training"]["members"][kind][str(digits)]
+        for i, code in enumerate(pool.classes):
+            distinct = {other[:digits]: j for j, other in enumerate(pool.classes) if above[code][j]}
+            total = mean[:, list(distinct.values())].sum(axis=1) if digits > 2 else 1.0
+            expected[:, i] *= mean[:, i] / total
+    expected **= 1 / pool.temperature
     expected /= expected.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(pool.probabilities(texts), expected, atol=1e-4)
     assert pool.answer(["red cotton tee"])[0]["levels"]["2"]["code"] == "61"
@@ -155,6 +170,13 @@ def test_minilm_tokens_and_embeddings_are_those_of_its_own_library(shared_encode
     with torch.inference_mode():
         states = [model(**tokeniser(t, return_tensors="pt")).last_hidden_state[0].mean(dim=0) for t in texts]
     expected = torch.nn.functional.normalize(torch.stack(states), dim=1).numpy()
+    both = load_pretrained(str(folder), 40, int8=False, mask_digits=False, layers=(0.67, 1.0))
+    with torch.inference_mode():
+        ids = torch.from_numpy(both.words.encode(texts[:1])["ids"])
+        fourth = model(**tokeniser(texts[0], return_tensors="pt"), output_hidden_states=True).hidden_states[4][0]
+        found = both(ids)[0].numpy() * 2**0.5
+    np.testing.assert_allclose(found[384:], expected[0], atol=1e-5)
+    np.testing.assert_allclose(found[:384], torch.nn.functional.normalize(fourth.mean(dim=0), dim=0), atol=1e-5)
     for int8, closeness in ((False, 0.99999), (True, 0.97)):
         write_graph(pretrained, tmp_path / f"{int8}.onnx", int8)
         found = Embedder(tmp_path / f"{int8}.onnx", pretrained.words, 1).embed(texts)
