@@ -13,6 +13,7 @@ def train(
     embedding: Input[Artifact],
     bundle: Output[Model],
     search: Input[Artifact] = None,
+    champion: Input[Model] = None,
     upsampled: bool = True,
 ) -> None:
     """Train one kind and write its bundle (models.training).
@@ -24,6 +25,7 @@ def train(
         embedding: Folder of the embed step.
         bundle: The model bundle.
         search: Folder of the tune step, where this kind was searched; it goes into the bundle as tuning/.
+        champion: Bundle that training begins at (models.nets.warm), in a retraining that wants it.
         upsampled: False trains without up-sampling, for the report's comparison.
     """
     import shutil
@@ -40,7 +42,9 @@ def train(
             tree = tuned(tree, Path(search.path))
         if not upsampled:
             tree = with_values(tree, {"train.upsample": 0.0})
-        card = train_bundle(kind, Path(parts.path), Path(embedding.path), tree, Path(bundle.path))
+        start = None if champion is None else Path(champion.path)
+        folders = (Path(parts.path), Path(embedding.path))
+        card = train_bundle(kind, *folders, tree, Path(bundle.path), champion=start)
         if search is not None:
             shutil.copytree(search.path, Path(bundle.path) / "tuning")
         bundle.metadata.update(kind=kind, data_hash=card["data_hash"])

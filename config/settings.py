@@ -730,6 +730,9 @@ class Retrain(Section):
     """Weight of the rows of new data."""
     left_out: tuple[str, ...] = ()
     """Addresses of new data that is not read, such as a file that was deleted or is known to be wrong."""
+    warm_start: bool = False
+    """Begin the training of nets at the champion's weights. False: a model is then decided by its rows and settings
+    alone, and can be made again from them."""
 
 
 class Loop(Section):

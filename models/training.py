@@ -24,6 +24,7 @@ from models.errors import UserError
 from models.explain import build_index
 from models.hs.edition import Edition
 from models.nets.base import VAGUE, Materials, Net, Rows, build, work_folder
+from models.nets.warm import Cold, read_start
 from models.progress import report
 from models.reference import reference_of
 from models.text.embedding import train_embedding
@@ -51,12 +52,15 @@ def train_bundle(
     seed: int | None = None,
     rows: Sequence[int] | npt.NDArray[np.intp] | None = None,
     members: Mapping[str, Path] | None = None,
+    champion: Path | None = None,
 ) -> dict[str, Any]:
     """Train `kind` on the split's training part, export it and write its bundle to `out`; returns the card.
 
     `seed` and `rows` (indices into train.parquet, repetitions allowed) are a simulation's; None: the settings' seed,
-    all rows. `members` are the bundles of a pool, by kind. A killed training goes on from its last epoch where
-    ``HSCODE_WORK`` names a folder that is still there. Raises UserError where nothing can be learnt from the rows.
+    all rows. `members` are the bundles of a pool, by kind. `champion` is the bundle that a net's training begins at
+    where it can (models.nets.warm; the card says whether); an empty folder: there is none. A killed training goes on
+    from its last epoch where ``HSCODE_WORK`` names a folder that is still there. Raises UserError where nothing can be
+    learnt from the rows.
     """
     began = time.monotonic()
     if rows is not None and embedding_dir is not None and kind not in WITHOUT_EMBEDDING:
@@ -64,8 +68,8 @@ def train_bundle(
         with tempfile.TemporaryDirectory() as own:
             embedding = Path(own) / "embedding"
             train_embedding(split_dir, settings, embedding, rows)
-            return _train(began, kind, split_dir, embedding, settings, out, seed, rows, members)
-    return _train(began, kind, split_dir, embedding_dir, settings, out, seed, rows, members)
+            return _train(began, kind, split_dir, embedding, settings, out, seed, rows, members, None)
+    return _train(began, kind, split_dir, embedding_dir, settings, out, seed, rows, members, champion)
 
 
 def _train(
@@ -78,10 +82,15 @@ def _train(
     seed: int | None,
     rows: Sequence[int] | npt.NDArray[np.intp] | None,
     members: Mapping[str, Path] | None,
+    champion: Path | None,
 ) -> dict[str, Any]:
-    materials = load_materials(kind, split_dir, embedding_dir, settings, seed=seed, rows=rows, members=members)
+    materials = load_materials(
+        kind, split_dir, embedding_dir, settings, seed=seed, rows=rows, members=members, champion=champion
+    )
     net = build(kind, materials)
     training = net.fit()
+    if materials.cold:
+        training["warm_start"] = {"champion": None, "reason": materials.cold}
     with whole_folder(out) as folder, disk_errors(out):
         card = write_bundle(kind, net, materials, folder, split_dir, training, began)
     if materials.work is not None:
@@ -99,6 +108,7 @@ def load_materials(
     seed: int | None = None,
     rows: Sequence[int] | npt.NDArray[np.intp] | None = None,
     members: Mapping[str, Path] | None = None,
+    champion: Path | None = None,
 ) -> Materials:
     """What `build` needs. Classes are the edition's codes that have a training row or a legal text, and the vague class
     where the training part has vague rows."""
@@ -121,6 +131,13 @@ def load_materials(
     digest = json.loads((split_dir / "split.json").read_text(encoding="utf-8"))["data_hash"]
     own = "" if rows is None else ",".join(map(str, rows))
     work = os.environ.get("HSCODE_WORK")
+    start, cold = None, ""
+    if champion is not None and kind != "pool":  # a pool has what its members have
+        try:
+            start = read_start(champion, kind, embedding_dir)
+        except Cold as reason:
+            cold = str(reason)
+    begun = "" if start is None else f"from {start.champion}"
     return Materials(
         settings=settings,
         classes=tuple(coded) + ((VAGUE,) if vague is not None else ()),
@@ -132,8 +149,10 @@ def load_materials(
         order=_upsampled(train, settings.train.upsample, seed),
         seed=seed,
         embedding=embedding_dir,
-        work=work_folder(Path(work), kind, settings.digest(), digest, str(seed), own) if work else None,
+        work=work_folder(Path(work), kind, settings.digest(), digest, str(seed), own, begun) if work else None,
         members=dict(members or {}),
+        start=start,
+        cold=cold,
         step=f"train-{kind}",
     )
 

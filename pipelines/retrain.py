@@ -8,6 +8,7 @@ from typing import Any
 
 from kfp import dsl
 
+from components.champion import champion
 from components.corrections import corrections
 from components.ingest import ingest
 from components.step import IMAGE
@@ -35,8 +36,11 @@ def build(settings: Settings, image: str = IMAGE) -> Any:
         said = prepared(task, "Corrections", SMALL, image, False, plan.kfp, ("database",)).output
         read = ingest(settings=settings, data_version=data_version, new_data=new_data, corrections=said)
         rows = prepared(read, "Ingest", LARGE, image, False, plan.kfp, ("s3",)).output
-        return trained(
-            plan, image, rows, rollout="canary", settings=settings, run_key=run_key, triggered_by=triggered_by
-        )
+        begun: dict[str, Any] = {}
+        if plan.retrain.warm_start:
+            found = champion(settings=settings)
+            begun["champion"] = prepared(found, "Champion", SMALL, image, False, plan.kfp, ("s3",)).output
+        given = {"settings": settings, "run_key": run_key, "triggered_by": triggered_by}
+        return trained(plan, image, rows, rollout="canary", **begun, **given)
 
     return retrain

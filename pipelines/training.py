@@ -55,11 +55,12 @@ def build(settings: Settings, image: str = IMAGE, reread: bool = False) -> Any:
     return training
 
 
-def trained(plan: Settings, image: str, rows: Any, rollout: str = "", **given: Any) -> Outputs:
+def trained(plan: Settings, image: str, rows: Any, rollout: str = "", champion: Any = None, **given: Any) -> Outputs:
     """All steps after ingest, inside a pipeline's function: this and the retraining share them.
 
     `plan` decides which steps there are; `rows` is the ingest step's output; `given` holds the pipeline's parameters
-    settings, run_key and triggered_by. `rollout` overrides that of the settings.
+    settings, run_key and triggered_by. `rollout` overrides that of the settings. `champion` is the output of the step
+    of that name, where training begins at the champion's weights.
     """
     kinds, searched, simulated = plan.models.trained, plan.tune.kinds, plan.simulate.seeds > 0
     without = plan.evaluate.without_upsampling
@@ -77,7 +78,7 @@ def trained(plan: Settings, image: str, rows: Any, rollout: str = "", **given: A
     for kind in kinds:
         if kind == "pool":
             continue
-        found = {}
+        found = {} if champion is None else {"champion": champion}
         if kind in searched:
             found["search"] = dressed(tune(kind=kind, **inputs), f"Tune {kind}", LARGE).output
         bundles[kind] = dressed(train(kind=kind, **inputs, **found), f"Train {kind}", LARGE).output

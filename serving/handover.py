@@ -35,6 +35,8 @@ def register_candidate(
     }
     if champion is not None:
         tags["parent_version"] = champion.number
+    if warm := card.get("training", {}).get("warm_start"):
+        tags["warm_start"] = json.dumps(warm, sort_keys=True)
     version = registry.register(bundle, run_key or run, tags, scores)
     registry.client.log_artifact(version.run_id, str(report))
     return version

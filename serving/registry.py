@@ -239,6 +239,7 @@ class Registry:
             "settings_hash": tags.get("settings_hash"),
             "commit": tags.get("commit"),
             "edition": tags.get("edition"),
+            "warm_start": json.loads(tags.get("warm_start", "null")),
             "bundle": version.source,
             "parent": self.lineage(parent) if parent else None,
         }

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,9 @@ from config.settings import Settings
 from models.answer import DIGITS, Levels
 from models.errors import UserError
 from models.text.encode import Encoder
+
+if TYPE_CHECKING:
+    from models.nets.warm import Start
 
 VAGUE = ""
 """Code of a row that is too vague to classify, and the name of the class that stands for it."""
@@ -69,6 +72,10 @@ class Materials:
     """Where a killed training finds its checkpoint again; None: no checkpoint."""
     members: Mapping[str, Path] = field(default_factory=dict)
     """Bundles that a pool is made of, by kind."""
+    start: "Start | None" = None
+    """The champion's net that training begins at; None: at the embed step's vectors."""
+    cold: str = ""
+    """Why there is no `start` where one was wanted."""
     step: str = "train"
     """Name of the step in the progress."""
 

@@ -123,6 +123,8 @@ class WordNet:
         torch.set_num_threads(materials.settings.train.threads)
         self.materials = materials
         embedding = load_embedding(materials.embedding)
+        if materials.start is not None:
+            embedding = materials.start.embedding(embedding)
         self.encoder: WordEncoder = embedding.encoder
         self.module = _Scored(
             embedding,
@@ -131,6 +133,10 @@ class WordNet:
             materials.settings.train,
             _centroids(materials, embedding),
         )
+        self.started: dict[str, Any] = {}
+        """What the card says of a warm start."""
+        if materials.start is not None:
+            self.started["warm_start"] = materials.start.put(self.module.state_dict(), materials.classes)
         self.loss = LevelLoss(materials)
 
     def fit(self, watch: Callable[[int, float], None] | None = None) -> dict[str, Any]:
@@ -148,7 +154,7 @@ class WordNet:
             logits = self.module.of_words(distinct, index)
             return self.loss(logits, targets[rows], upper[rows])
 
-        return fit(self.module, batch_loss, self._score, materials, watch, weights)
+        return fit(self.module, batch_loss, self._score, materials, watch, weights) | self.started
 
     def logits(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """(n, classes) by torch."""

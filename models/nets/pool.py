@@ -67,7 +67,9 @@ class Pool:
         self.weights = {kind: each.tolist() for kind, each in zip(kept, weights.T, strict=True)}
         self._choose(kept)
         members = {kind: dict(zip(map(str, DIGITS), each, strict=True)) for kind, each in self.weights.items()}
-        return {"members": members, "left_out": [kind for kind in kinds if kind not in kept]}
+        told = {kind: self.bundles[kind].card.get("training", {}).get("warm_start") for kind in kept}
+        warm = {"warm_start": told} if any(told.values()) else {}
+        return {"members": members, "left_out": [kind for kind in kinds if kind not in kept], **warm}
 
     def logits(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """(n, classes): the average, up to a constant of each row."""

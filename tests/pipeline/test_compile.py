@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from config.settings import Settings, load_settings
+from pipelines import retrain
 from pipelines.compile import compile_all
 from pipelines.training import build
 
@@ -94,3 +95,14 @@ def test_the_kubernetes_manifests_carry_the_same_spec(compiled: Path) -> None:
     pipeline, version = yaml.safe_load_all((compiled / "hscode-training.kubernetes.yaml").read_text())
     assert version["spec"]["pipelineSpec"] == spec
     assert version["spec"]["pipelineName"] == pipeline["metadata"]["name"]
+
+
+def test_a_warm_retraining_reads_the_champion_and_every_kind_begins_there() -> None:
+    warm = load_settings(assignments=["models.kinds=[textcnn, svc]", "retrain.warm_start=true"])
+    for settings, expected in ((warm, True), (load_settings(), False)):
+        spec = retrain.build(settings).pipeline_spec
+        tasks = spec.root.dag.tasks
+        assert ("champion" in tasks) is expected
+        for name in ("train", "train-2"):
+            begun = tasks[name].inputs.artifacts.get("champion")
+            assert (begun is not None and begun.task_output_artifact.producer_task == "champion") is expected
