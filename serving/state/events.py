@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Row, func, insert, or_, update
 from sqlalchemy.dialects import postgresql, sqlite
@@ -60,6 +60,9 @@ class Response:
     answers: Sequence[Given] = field(default=())
 
 
+Half = TypeVar("Half", Request, Response)
+
+
 @dataclass(frozen=True)
 class Stored:
     """What a batch came to. Halves stored + duplicates = halves given."""
@@ -108,13 +111,17 @@ def store_events(
             responses=len(whole) + len(new_told),
             duplicates=len(asked) + len(told) - 2 * len(whole) - len(new_asked) - len(new_told),
             paired=len(pairs),
-            asked=[replace(first_asked[row.ce_id], version=row.version) for row in (*whole, *new_asked)],
-            told=[replace(first_told[row.ce_id], version=row.version) for row in (*whole, *new_told)],
+            asked=[_of_version(first_asked[row.ce_id], row.version) for row in (*whole, *new_asked)],
+            told=[_of_version(first_told[row.ce_id], row.version) for row in (*whole, *new_told)],
             pairs=[(row.version, (row.response_at - row.request_at).total_seconds()) for row in pairs.values()],
         )
         if within is not None:
             within(session, stored)
     return stored
+
+
+def _of_version(half: Half, version: str) -> Half:
+    return half if half.version == version else replace(half, version=version)
 
 
 def _both(request: Request, response: Response, now: datetime) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import threading
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -188,12 +188,14 @@ class Writer:
         return [id(one) in first and one.half is not None and (type(one.half), one.half.ce_id) in new for one in batch]
 
     def _counted(self, stored: Stored, batch: dict[tuple[type, str], Received]) -> dict[Key, Sketch]:
-        new: dict[Key, Sketch] = {}
+        seconds = self.settings.window_seconds / self.settings.window_parts
+        found: dict[tuple[str, str, float], Sketch] = {}
 
         def sketch(half: Request | Response) -> Sketch:
-            seconds = self.settings.window_seconds / self.settings.window_parts
-            begins = datetime.fromtimestamp(half.at.timestamp() // seconds * seconds, UTC)
-            return new.setdefault((half.service, half.version, begins), Sketch())
+            key = (half.service, half.version, half.at.timestamp() // seconds)
+            if key not in found:
+                found[key] = Sketch()
+            return found[key]
 
         for asked in stored.asked:
             counts = sketch(asked)
@@ -203,6 +205,10 @@ class Writer:
             counts = sketch(told)
             counts.responses += 1
             counts.add_answers(batch[(Response, told.ce_id)].told)
+        new: dict[Key, Sketch] = {
+            (service, version, datetime.fromtimestamp(part * seconds, UTC)): counts
+            for (service, version, part), counts in found.items()
+        }
         for key, counts in new.items():
             if key in self._held:
                 counts.add(self._held[key])
@@ -231,16 +237,16 @@ class Writer:
 
     def _count(self, stored: Stored) -> None:
         counters, label = self.counters, self.counters.label
-        for asked in stored.asked:
-            if asked.client_error:
-                counters.requests.labels(label(asked.version), "client_error").inc()
-        for told in stored.told:
-            counters.requests.labels(label(told.version), "ok").inc()
-            for answer in told.answers:
-                counters.answers.labels(label(told.version), answer.status).inc()
+        requests = Counter((asked.version, "client_error") for asked in stored.asked if asked.client_error)
+        requests.update((told.version, "ok") for told in stored.told)
+        answers = Counter((told.version, answer.status) for told in stored.told for answer in told.answers)
+        for counter, counted in ((counters.requests, requests), (counters.answers, answers)):
+            for (version, status), count in counted.items():
+                counter.labels(label(version), status).inc(count)
+        latencies = {version: counters.latency.labels(label(version)) for version, _ in stored.pairs}
         for version, seconds in stored.pairs:
             if seconds >= 0:
-                counters.latency.labels(label(version)).observe(seconds)
+                latencies[version].observe(seconds)
 
 
 def _tell(batch: Sequence[Waiting], outcomes: Sequence[bool | Exception]) -> None:
