@@ -6,7 +6,8 @@ Texts are a file's curated terms (`--source`) split at random: some for the voca
 rest is live. Answers are the known codes. *Unshifted*: 30 days of live texts drawn at random in requests of 1 to 20
 texts, every eighth one text sent again and again; the settings' window is looked at every half hour, and alarms where
 the largest lower bound of a feature passes the rule's threshold. *Shifts*: the least number of texts in a window with
-which 8 in 10 windows alarm. The peers (`benchmarks/peers/drift_detectors.py`) see the same windows, fewer of them.
+which 8 in 10 windows alarm. The peers (`benchmarks/peers/drift_detectors.py`, which says how to install them) see the
+same windows, fewer of them.
 """
 
 import argparse

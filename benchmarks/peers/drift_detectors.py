@@ -2,9 +2,12 @@
 
     VENV/bin/python benchmarks/peers/drift_detectors.py < windows.jsonl
 
-Both need other versions of numpy and scipy than the project, so they live in an environment of their own (packages:
-evidently, and alibi-detect==0.11.4, the last one under the Apache licence; later ones are not free software). The
-first line of the input is the reference, each other one a window: {"texts": [...], "chapters": [...]}. One JSON line
+Both need other versions of numpy and scipy than the project, so they live in an environment of their own (Python 3.11;
+alibi-detect 0.11.4 is the last one under the Apache licence, later ones are not free software):
+
+    pip install evidently alibi-detect==0.11.4 numba==0.57.1 'numpy<1.25' 'scipy<1.12'
+
+The first line of the input is the reference, each other one a window: {"texts": [...], "chapters": [...]}. One JSON line
 a window: which detectors see drift.
 
 - evidently: `DataDriftPreset` with its own choice of test by column and size, on number of words and chapter; `any`: a

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import polars as pl
@@ -83,7 +84,7 @@ def test_a_wish_at_the_trigger_becomes_a_challenger_that_knows_the_corrections(t
     try:
         hscode("trigger", "fire", "--why", "a test", "--id", "one", "--home", home)
         hscode("trigger", "fire", "--why", "a test", "--id", "one", "--home", home)
-        ends = time.monotonic() + 200
+        ends = time.monotonic() + 900
         while (found := hscode("trigger", "list", "--home", home)[0])["status"] not in ("succeeded", "failed"):
             assert trigger.poll() is None, (tmp_path / "log").read_text()
             assert time.monotonic() < ends, found
@@ -154,3 +155,32 @@ def test_a_killed_run_has_failed(here: tuple[Path, Settings]) -> None:
     os.kill(json.loads((home / "retrains/r1/status.json").read_text())["pid"], signal.SIGKILL)
     ended = until(lambda: backend.find("r1"), lambda state: state.status != "running")
     assert (ended.status, ended.error) == ("failed", "its process was killed")
+
+
+def test_a_warm_retrainings_steps_hand_the_champion_on(tmp_path: Path) -> None:
+    """The steps' own functions in one process: no champion, then one; the registry says what training began at."""
+    from components.champion import champion
+    from components.train import train
+    from models.text.embedding import train_embedding
+    from serving.handover import register_candidate
+    from tests.unit.nets.parts import write_parts
+
+    assignments = ["text.dimensions=16", "text.buckets=200", "models.dnn.width=16", "train.epochs=1", "train.threads=1"]
+    settings = with_home(load_settings(None, {}, assignments), tmp_path)
+    parts = write_parts(tmp_path / "parts")
+    train_embedding(parts, settings, tmp_path / "embedding")
+    report = tmp_path / "report.html"
+    report.write_text("<p>report</p>")
+    registry = Registry(settings.registry.uri or "", settings.registry.model)
+    for run in ("1", "2"):
+        found, bundle = (
+            SimpleNamespace(path=str(tmp_path / f"{name}{run}"), metadata={}) for name in ("found", "made")
+        )
+        champion.python_func(settings.to_json(), found)
+        inputs = (SimpleNamespace(path=str(tmp_path / name)) for name in ("parts", "embedding"))
+        train.python_func("dnn", settings.to_json(), *inputs, bundle, champion=found)
+        register_candidate(settings, Path(bundle.path), report, run, run, "a test")
+        registry.promote(run)
+    lineage = registry.lineage("2")
+    assert lineage["warm_start"] == {"champion": "1", "classes": 13, "new_classes": 0, "body": True}
+    assert lineage["parent"]["warm_start"] == {"champion": None, "reason": "there is no champion"}
