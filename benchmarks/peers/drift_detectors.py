@@ -7,8 +7,8 @@ alibi-detect 0.11.4 is the last one under the Apache licence, later ones are not
 
     pip install evidently alibi-detect==0.11.4 numba==0.57.1 'numpy<1.25' 'scipy<1.12'
 
-The first line of the input is the reference, each other one a window: {"texts": [...], "chapters": [...]}. One JSON line
-a window: which detectors see drift.
+The first line of the input is the reference, each other one a window: {"texts": [...], "chapters": [...]}. One JSON
+line a window: which detectors see drift.
 
 - evidently: `DataDriftPreset` with its own choice of test by column and size, on number of words and chapter; `any`: a
   column drifts; `dataset`: half of the columns do, its default. Text columns (a classifier, bootstrapped below 1,000
