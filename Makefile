@@ -25,13 +25,13 @@ dockerfile_training := components/Dockerfile
 dockerfile_mlflow := manifests/images/mlflow/Dockerfile
 image = $(if $(REGISTRY),$(REGISTRY)/)hscode/$(1):$(TAG)
 
-.PHONY: help install run loop test test-all fast lint compile images push manifests kind-up kind-down clean
+.PHONY: help install run loop test test-cluster test-all fast lint compile images push manifests kind-up kind-down clean
 
 help:
 	@echo 'make run      run the pipeline on the shipped sample: train, register, deploy, ask three questions'
 	@echo '              DATA=FILE NOMENCLATURE=FILE takes your own rows, CONFIG=FILE your settings'
 	@echo 'make loop     the whole loop in some minutes: train, serve, shift, alarm, retrain, canary, promotion (docs/loop.md)'
-	@echo 'make test     lint, types and tests (make fast: the quick ones; make test-all: the cluster and the whole loop too)'
+	@echo 'make test     lint, types and tests (make fast: the quick ones; make test-cluster: on ../shared/cluster; make test-all: all)'
 	@echo 'make compile  the pipelines as files for Kubeflow, in dist/pipelines'
 	@echo 'make images   the images, REGISTRY=… TAG=… (make push hands them to the registry)'
 	@echo 'make manifests  the overlays as kubectl renders them, in dist/manifests'
@@ -56,6 +56,9 @@ loop: install
 
 test: lint
 	$(BIN)/pytest -n 2 --dist loadfile -m 'not cluster and not long'
+
+test-cluster: install
+	$(BIN)/pytest -m 'cluster and not long'
 
 test-all: lint
 	$(BIN)/pytest

@@ -1,9 +1,11 @@
 """The real Kubernetes of ../shared/cluster for tests: started where it is not, a namespace and an S3 server at hand."""
 
+import functools
 import hashlib
 import json
 import os
 import subprocess
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -114,9 +116,12 @@ def build_control_image(cluster: Cluster) -> str:
     return name
 
 
+@functools.cache
 def started_cluster(kit: Path, mode: str = "--serving") -> Cluster:
     """Start the cluster where it does not run already (it may be run at will), and read its environment."""
-    done = subprocess.run([str(kit / "up"), mode], text=True, capture_output=True)
+    # One `up` at a time: two that start the same part meet.
+    command = ["flock", "-o", f"{tempfile.gettempdir()}/hscode-cluster.lock", str(kit / "up"), mode]
+    done = subprocess.run(command, text=True, capture_output=True)
     assert done.returncode == 0, f"{kit}/up {mode}:\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
     said = subprocess.run([str(kit / "env")], text=True, capture_output=True, check=True).stdout
     environment = dict(os.environ)

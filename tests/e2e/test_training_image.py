@@ -2,21 +2,17 @@
 
 import json
 import os
-import signal
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
 from config.settings import Settings, load_settings
 from pipelines.compile import compiled
 from serving.registry import Registry
-from tests.e2e.cluster import HOST_IP, ROOT, Cluster, started_cluster, until
+from tests.e2e.cluster import HOST_IP, ROOT, Cluster, started_cluster
 from tests.e2e.kfp_pods import PodRunner
+from tests.serving.mlflow_server import running_mlflow
 from tests.serving.s3 import S3, running_s3
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.long]
@@ -50,32 +46,8 @@ def s3() -> Iterator[S3]:
 @pytest.fixture(scope="module")
 def mlflow(s3: S3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """MLflow's server on this machine, with its artifacts on S3 as on a cluster."""
-    folder = tmp_path_factory.mktemp("mlflow")
-    with socket.socket() as made:
-        made.bind((HOST_IP, 0))
-        port = made.getsockname()[1]
-    address = f"http://{HOST_IP}:{port}"
-    command = [
-        sys.executable, "-m", "mlflow", "server", "--host", HOST_IP, "--port", str(port), "--workers", "1",
-        "--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--no-serve-artifacts",
-        "--default-artifact-root", f"s3://{s3.bucket}/mlflow", "--allowed-hosts", f"{HOST_IP}:*",
-    ]  # fmt: skip
-    with (folder / "log").open("wb") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-
-    def answers() -> bool:
-        assert server.poll() is None, (folder / "log").read_text()[-2000:]
-        try:
-            return httpx.get(f"{address}/health", timeout=5).status_code == 200
-        except httpx.TransportError:
-            return False
-
-    try:
-        until("MLflow", answers, 300)
+    with running_mlflow(tmp_path_factory.mktemp("mlflow"), HOST_IP, s3) as address:
         yield address
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
 
 
 @pytest.fixture

@@ -110,7 +110,7 @@ class PodControllers(Controllers):
         pods = self.cluster.get("-n", self.namespace, "pods", "-l", "app.kubernetes.io/name=hscode-canary")["items"]
         (pod,) = [pod for pod in pods if actor.startswith(pod["metadata"]["name"])]
         os.kill(_process_of(pod["metadata"]["uid"]), signal.SIGKILL)
-        until("the restart", lambda: self._restarts(pod["metadata"]["name"]), 60)
+        until("the restart", lambda: self._restarts(pod["metadata"]["name"]), 180)
 
     def _restarts(self, name: str) -> int:
         status = self.cluster.get("-n", self.namespace, "pod", name)["status"]
@@ -123,12 +123,8 @@ class PodControllers(Controllers):
 
 
 def _settings(policy: Policy) -> dict[str, str]:
-    """What of the policy is the controllers' own; the rest lies with each canary."""
-    return {
-        "canary.look_seconds": str(policy.look_seconds),
-        "canary.lease_seconds": str(policy.lease_seconds),
-        "canary.automatic": "false",
-    }
+    """The settings that make `policy`: the controllers' own pace, and all of it for canaries they start themselves."""
+    return {f"canary.{key}": json.dumps(value) for key, value in policy.model_dump(mode="json").items()}
 
 
 def _process_of(uid: str) -> int:

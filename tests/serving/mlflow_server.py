@@ -13,21 +13,24 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.serving.s3 import S3
+
 
 @contextmanager
-def running_mlflow(folder: Path, ip: str = "127.0.0.1") -> Iterator[str]:
-    """Serve a registry kept in `folder` on a free port of `ip`; gives its address."""
+def running_mlflow(folder: Path, ip: str = "127.0.0.1", artifacts: S3 | None = None) -> Iterator[str]:
+    """Serve a registry kept in `folder` on a free port of `ip`; gives its address.
+
+    With `artifacts` clients put models there themselves, as manifests/base/mlflow has it; else the server keeps them.
+    """
     with socket.socket() as made:
         made.bind((ip, 0))
         port = int(made.getsockname()[1])
     command = [sys.executable, "-m", "mlflow", "server", "--host", ip, "--port", str(port), "--workers", "1"]
-    command += [
-        "--backend-store-uri",
-        f"sqlite:///{folder}/server.db",
-        "--artifacts-destination",
-        str(folder / "store"),
-    ]
-    command += ["--allowed-hosts", f"{ip}:*"]
+    command += ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--allowed-hosts", f"{ip}:*"]
+    if artifacts is None:
+        command += ["--artifacts-destination", str(folder / "store")]
+    else:
+        command += ["--no-serve-artifacts", "--default-artifact-root", f"s3://{artifacts.bucket}/mlflow"]
     log = (folder / "log").open("w")
     # Its job runner is seven processes more.
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}

@@ -109,7 +109,7 @@ class Place(Protocol):
 class LocalPlace(Place):
     """The local host, on a home of its own."""
 
-    window, patience = "1s", 30.0
+    window, patience = "1s", 60.0
 
     def __init__(self, folder: Path, logger: Receiver) -> None:
         from serving.deploy.host import LocalHost

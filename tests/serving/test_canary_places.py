@@ -20,13 +20,15 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import func, select
 
 from config.settings import Canary as Policy
-from config.settings import CanaryErrors, CanaryLatency, CanaryQuality
+from config.settings import CanaryErrors, CanaryLatency, CanaryQuality, Deploy
 from models.errors import UserError
 from serving.control.canary import journal
 from serving.control.canary.plan import Model
 from serving.deploy import Status
+from serving.deploy.manifest import storage_uri
 from serving.registry import CHALLENGER, CHAMPION, Registry, home_uri
 from serving.state import State, open_state
 from serving.state.events import Given, Request, Response, store_events, text_hash
@@ -53,7 +55,6 @@ POLICIES = {
         look_seconds=0.2,
         lease_seconds=lease,
         history_seconds=600,
-        automatic=False,
         errors=CanaryErrors(margin_ratio=1.0, margin=0.3),
         latency=CanaryLatency(margin_ratio=6.0, tolerance_ratio=3.0, budget_seconds=None),
         quality=CanaryQuality(
@@ -104,6 +105,11 @@ class Watched:
     def canary(self, number: int) -> Canary:
         with self.state.read() as session:
             return journal.find(session, number)
+
+    def newest(self, name: str) -> int | None:
+        """The service's last canary."""
+        with self.state.read() as session:
+            return session.scalar(select(func.max(Canary.id)).where(Canary.service == name))
 
     def finished(self, number: int) -> Canary:
         """The canary at its end."""
@@ -229,7 +235,10 @@ def on_kserve(folder: Path, stack: contextlib.ExitStack, cluster: Cluster) -> Wa
     state = open_state(database, upgrade=True)
     stack.callback(state.close)
     (folder / "mlflow").mkdir()
-    address = stack.enter_context(running_mlflow(folder / "mlflow", HOST_IP))
+    address = stack.enter_context(running_mlflow(folder / "mlflow", HOST_IP, s3))
+    patched = stack.enter_context(pytest.MonkeyPatch.context())
+    for name, value in s3.environment.items():
+        patched.setenv(name, value)
     registry = registered(address, folder)
     (folder / "overlay").mkdir()
     controllers = PodControllers(cluster, namespace, folder / "overlay", image, POLICIES["kserve"], database, address)
@@ -282,6 +291,24 @@ def test_a_good_challenger_is_promoted_by_itself(watched: Watched) -> None:
     assert told(watched.place, "good") == {"CanaryStep", "CanaryPromoted"}
 
 
+def test_a_new_challenger_of_the_registry_gets_its_canary_by_itself(watched: Watched) -> None:
+    """What a retraining leaves, an alias, is all it takes; the model is loaded from where the registry has it."""
+    name = Deploy().name
+    watched.place.deployer.apply(watched.place.manifest(name, "1"), watched.place.patience)
+    watched.registry.set_alias(CHALLENGER, "3")
+    with Client(watched, name) as client:
+        number = until("its canary", lambda: watched.newest(name), watched.place.patience)
+        canary = watched.finished(number)
+    assert (canary.state, canary.challenger_version) == ("promoted", "3"), canary.reason
+    assert canary.challenger_uri == storage_uri(watched.registry.version("3").source)
+    after = watched.place.deployer.status(name)
+    assert (models(after), after.storage_uri) == (("3", None, {"3": 100}), canary.challenger_uri)
+    assert watched.registry.resolve(CHAMPION).number == "3"
+    assert client.statuses == {200: client.asked}
+    assert client.lost == []
+    watched.place.deployer.delete(name)
+
+
 @pytest.mark.parametrize(
     ("fault", "measure"), [("error", "errors"), ("slow", "latency"), ("worse", "status"), ("wrong", "accuracy")]
 )
@@ -295,7 +322,7 @@ def test_a_bad_challenger_is_rolled_back_and_the_old_model_is_back(watched: Watc
             until("the end", lambda: correct(watched, name, client) or watched.canary(number).finished_at, 480)
         canary = watched.finished(number)
         asked = client.asked
-        until("answers of the old model", lambda: client.asked > asked + 20, 60)
+        until("answers of the old model", lambda: client.asked > asked + 20, watched.place.patience)
     assert canary.state == "rolled_back"
     assert canary.reason.startswith(f"{measure} worse"), canary.reason
     after = watched.place.deployer.status(name)
@@ -347,17 +374,23 @@ def test_a_challenger_whose_image_is_missing_gets_no_traffic_and_the_way_back_wa
     place = watched.place
     if not isinstance(place, KServePlace):
         pytest.skip("the local host runs no images")
-    watched.place.deployer.apply(place.manifest("image", "1"), place.patience)
+    # A runtime of its own: KServe cuts new revisions of all services whose runtime changes.
     runtime = place.cluster.get("-n", place.namespace, "servingruntime", "hscode")
     there = runtime["spec"]["containers"][0]["image"]
+    own = {key: runtime[key] for key in ("apiVersion", "kind", "spec")} | {"metadata": {"name": "image"}}
+    own["spec"]["supportedModelFormats"][0].pop("autoSelect")
+    place.cluster.kubectl("apply", "-n", place.namespace, "-f", "-", given=own)
+    manifest = place.manifest("image", "1")
+    manifest["spec"]["predictor"]["model"]["runtime"] = "image"
+    place.deployer.apply(manifest, place.patience)
     set_image(place, f"{there}-nowhere")
     try:
-        number = watched.start_again("image", ready_seconds=20)
+        number = watched.start_again("image", ready_seconds=place.patience / 4)
         with Client(watched, "image") as client:
             until("the decision", lambda: watched.canary(number).state == "rolling_back", place.patience)
             canary = watched.canary(number)
             asked = client.asked
-            until("answers of the old model", lambda: client.asked > asked + 20, 60)
+            until("answers of the old model", lambda: client.asked > asked + 20, watched.place.patience)
             assert models(place.deployer.status("image"))[2] == {"1": 100}
             set_image(place, there)
             watched.finished(number)
@@ -372,17 +405,17 @@ def test_a_challenger_whose_image_is_missing_gets_no_traffic_and_the_way_back_wa
 
 
 def set_image(place: KServePlace, image: str) -> None:
-    """What the namespace's runtime runs from the next revision on."""
+    """What the runtime `image` runs from the next revision on."""
     patch = [{"op": "replace", "path": "/spec/containers/0/image", "value": image}]
     place.cluster.kubectl(
-        "patch", "-n", place.namespace, "servingruntime", "hscode", "--type=json", "-p", json.dumps(patch)
+        "patch", "-n", place.namespace, "servingruntime", "image", "--type=json", "-p", json.dumps(patch)
     )
 
 
 def test_the_leader_is_killed_between_two_steps(watched: Watched) -> None:
     number = watched.start("killed")
     with Client(watched, "killed") as client:
-        until("the step to 50 %", lambda: watched.canary(number).percent >= 50, 120)
+        until("the step to 50 %", lambda: watched.canary(number).percent >= 50, watched.place.patience)
         with watched.state.read() as session:
             leader = journal.steps_of(session, number)[-1].actor
         watched.controllers.kill(leader)
@@ -423,7 +456,7 @@ def test_people_ask_by_the_command_line(watched: Watched) -> None:
         return json.loads(done.stdout)
 
     with Client(watched, name):
-        until("a block", lambda: watched.canary(number).latest, 120)
+        until("a block", lambda: watched.canary(number).latest, watched.place.patience)
         assert hscode("status")["state"] == "stepping"
         assert {m["name"] for m in hscode("explain")["measures"]} >= {"errors", "latency", "accuracy", "status"}
         hscode("abort", str(number), "--why", "seen enough")

@@ -92,7 +92,7 @@ def test_a_good_challenger_goes_up_by_steps_and_no_request_fails(place: Place) -
         assert [(t.revision, t.percent) for t in status.traffic] == [(new, 20), (old, 80)]
         assert (status.latest_created, status.latest_rolledout) == (new, old)
         assert [r.version for r in status.revisions] == ["1", "2"]
-        seen = until("20 answers of the challenger", lambda: client.versions["2"] >= 20 and client.versions.copy(), 60)
+        seen = until("20 answers", lambda: client.versions["2"] >= 20 and client.versions.copy(), place.patience)
         assert seen["1"] > seen["2"]
 
         # A share alone cuts no revision.
@@ -200,7 +200,7 @@ def test_the_logger_sends_pairs_with_the_version(place: Place) -> None:
             if e.headers["ce-inferenceservicename"] == name
         ]
 
-    until("the events", lambda: sum(b"die" not in body for _, _, body in mine()) >= 4, 60)
+    until("the events", lambda: sum(b"die" not in body for _, _, body in mine()) >= 4, place.patience)
     events = {(event_id, kind): body for event_id, kind, body in mine()}
     assert json.loads(events["given-by-the-client", "request"]) == {"instances": ["with an id"]}
     assert events["given-by-the-client", "response"] == first.content
