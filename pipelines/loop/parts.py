@@ -153,12 +153,6 @@ class Parts:
 
 def start_prometheus(parts: Parts, settings: Loop, scraped: Mapping[str, int], alertmanager: int) -> str:
     """Start Prometheus on `scraped` ports (by job) with the cluster's rules, only sooner; returns its address."""
-    rules = _read("rules.yaml")
-    for group in rules["groups"]:
-        group["interval"] = f"{settings.scrape_seconds}s"
-        for rule in group["rules"]:
-            if "for" in rule:
-                rule["for"] = f"{min(_seconds(rule['for']), settings.sustained_seconds):g}s"
     every = f"{settings.scrape_seconds}s"
     config = {
         "global": {"scrape_interval": every, "scrape_timeout": every, "evaluation_interval": every},
@@ -169,7 +163,7 @@ def start_prometheus(parts: Parts, settings: Loop, scraped: Mapping[str, int], a
         "alerting": {"alertmanagers": [{"static_configs": [{"targets": [f"127.0.0.1:{alertmanager}"]}]}]},
     }
     folder = _folder(parts.folder / "prometheus")
-    _write(folder / "rules.yaml", rules)
+    _write(folder / "rules.yaml", sooner_rules(settings))
     _write(folder / "prometheus.yaml", config)
     port = free_port()
     command = [program("prometheus"), f"--config.file={folder}/prometheus.yaml", f"--storage.tsdb.path={folder}/data"]
@@ -182,9 +176,7 @@ def start_prometheus(parts: Parts, settings: Loop, scraped: Mapping[str, int], a
 
 def start_alertmanager(parts: Parts, settings: Loop, trigger: str, token_file: Path) -> int:
     """Start Alertmanager with the cluster's configuration, only sooner and to this trigger; returns its port."""
-    config = _read("alertmanager.yaml")
-    soon = f"{settings.grouped_seconds}s"
-    config["route"] |= {"group_wait": soon, "group_interval": soon}
+    config = sooner_routes(settings)
     for receiver in config["receivers"]:
         for webhook in receiver.get("webhook_configs", ()):
             webhook["url"] = f"{trigger}/alerts"
@@ -197,6 +189,25 @@ def start_alertmanager(parts: Parts, settings: Loop, trigger: str, token_file: P
     parts.start("alertmanager", [*command, "--cluster.listen-address="])
     parts.wait("alertmanager", answers(f"http://127.0.0.1:{port}/-/ready"), settings.start_seconds)
     return port
+
+
+def sooner_rules(settings: Loop) -> Any:
+    """The cluster's rules, looked at often and with a short `for`."""
+    rules = _read("rules.yaml")
+    for group in rules["groups"]:
+        group["interval"] = f"{settings.scrape_seconds}s"
+        for rule in group["rules"]:
+            if "for" in rule:
+                rule["for"] = f"{min(_seconds(rule['for']), settings.sustained_seconds):g}s"
+    return rules
+
+
+def sooner_routes(settings: Loop) -> Any:
+    """The cluster's Alertmanager configuration with short waits."""
+    config = _read("alertmanager.yaml")
+    soon = f"{settings.grouped_seconds}s"
+    config["route"] |= {"group_wait": soon, "group_interval": soon}
+    return config
 
 
 def _read(name: str) -> Any:

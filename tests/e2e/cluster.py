@@ -99,21 +99,23 @@ def s3_secret(s3: S3) -> dict[str, Any]:
     }
 
 
-def build_control_image(cluster: Cluster) -> str:
-    """The project's control image; the tag is of its content, since a node keeps an image that it has by name."""
+DOCKERFILES = {
+    "control": "serving/control/Dockerfile",
+    "serving": "serving/Dockerfile",
+    "mlflow": "manifests/images/mlflow/Dockerfile",
+}
+
+
+def build_project_image(cluster: Cluster, name: str) -> str:
+    """One of the project's own images; the tag is of its content, since a node keeps an image that it has by name."""
     parts = ("cli", "components", "config", "models", "pipelines", "serving")
     files = sorted(file for part in parts for file in (ROOT / part).rglob("*.*") if "__pycache__" not in file.parts)
     digest = hashlib.sha256()
-    for file in (
-        *files,
-        ROOT / "pyproject.toml",
-        ROOT / "constraints.txt",
-        ROOT / "serving" / "control" / "Dockerfile",
-    ):
+    for file in (*files, ROOT / "pyproject.toml", ROOT / "constraints.txt", ROOT / DOCKERFILES[name]):
         digest.update(file.read_bytes())
-    name = f"hscode/control:{digest.hexdigest()[:12]}"
-    cluster.build_image(name, ROOT, "-f", str(ROOT / "serving" / "control" / "Dockerfile"))
-    return name
+    tag = f"hscode/{name}:{digest.hexdigest()[:12]}"
+    cluster.build_image(tag, ROOT, "-f", str(ROOT / DOCKERFILES[name]))
+    return tag
 
 
 @functools.cache

@@ -34,7 +34,7 @@ from serving.state import State, open_state
 from serving.state.events import Given, Request, Response, store_events, text_hash
 from serving.state.tables import Canary, Correction
 from tests.conftest import running_postgres
-from tests.e2e.cluster import HOST_IP, Cluster, build_control_image, started_cluster, until
+from tests.e2e.cluster import HOST_IP, Cluster, build_project_image, started_cluster, until
 from tests.serving.controllers import Controllers, PodControllers, ProcessControllers
 from tests.serving.mlflow_server import running_mlflow
 from tests.serving.places import Event, KServePlace, LocalPlace, Place, build_stub_image, receiver, write_stub_bundle
@@ -225,7 +225,7 @@ def on_the_local_host(folder: Path, stack: contextlib.ExitStack) -> Watched:
 def on_kserve(folder: Path, stack: contextlib.ExitStack, cluster: Cluster) -> Watched:
     (folder / "image").mkdir()
     build_stub_image(cluster, folder / "image")
-    image = build_control_image(cluster)
+    image = build_project_image(cluster, "control")
     logger, s3 = stack.enter_context(receiver(HOST_IP)), stack.enter_context(running_s3(HOST_IP))
     namespace = stack.enter_context(cluster.namespace("canary", s3))
     place = KServePlace(cluster, namespace, s3, folder, logger)

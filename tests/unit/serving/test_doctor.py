@@ -93,6 +93,8 @@ def test_events_without_a_version_and_a_living_lease_are_seen(home: Path) -> Non
 )
 def test_what_prometheus_and_alertmanager_say(home: Path, health: str, receiver: str, works: bool) -> None:
     rule = {"name": "HscodeDriftSustained", "health": "ok" if works else "err", "state": "firing"}
+    targets = [{"labels": {"job": f"hscode-{part}"}, "health": "up"} for part in ("monitor", "canary")]
+    targets.append({"labels": {"job": "hscode-trigger"}, "health": health})
     notices = {"notifications": 3, "notifications_failed": 0 if works else 3}
     counters = [
         f'alertmanager_{name}_total{{integration="{kind}",receiver_name="x"}} {number}'
@@ -101,7 +103,7 @@ def test_what_prometheus_and_alertmanager_say(home: Path, health: str, receiver:
     ]
     answers = {
         "/readyz": {} if works else None,
-        "/api/v1/targets?state=active": {"data": {"activeTargets": [{"labels": {"job": "monitor"}, "health": health}]}},
+        "/api/v1/targets?state=active": {"data": {"activeTargets": targets}},
         "/api/v1/rules": {"data": {"groups": [{"rules": [rule]}]}},
         "/api/v1/alertmanagers": {"data": {"activeAlertmanagers": [{"url": "http://a/alerts"}] if works else []}},
         "/api/v2/status": {"config": {"original": f"receivers: [{{name: {receiver}}}]"}},
@@ -117,6 +119,8 @@ def test_what_prometheus_and_alertmanager_say(home: Path, health: str, receiver:
     if works:
         assert seen["Prometheus rules"].seen == "1 rules; firing: HscodeDriftSustained"
         assert seen["Alertmanager → trigger"].seen == "3 notices sent, 0 not taken"
+    else:
+        assert seen["Prometheus → monitor, trigger, canary"].seen == "nothing of trigger is up"
 
 
 def test_an_alertmanager_that_sent_nothing_yet_is_neither_good_nor_bad(home: Path) -> None:
