@@ -5,6 +5,9 @@
 Load comes from `wrk` over loopback, one thread: requests with one description to the predictor (8 connections, a
 Text-CNN of the full edition's size), then pairs of logged events with that predictor's own answers to the monitor (64
 connections), on SQLite in WAL with synchronous=FULL and on PostgreSQL with fsync. Each prediction makes two events.
+Beside the rates it tells each process's CPU time for a request or an event: less a matter of what else the machine
+does, but fixed work is in it, so many events are needed.
+
 Then the monitor is killed (-9) under load from 16 clients: every event that it acknowledged must be stored.
 """
 
@@ -23,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 from sqlalchemy import func, select
 
 from benchmarks.peers.full_size import texts, write_full_size
@@ -71,6 +75,12 @@ def peak_mib(pid: int) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
 
+def cpu_seconds(pid: int) -> float:
+    """CPU time of a process so far."""
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
+
+
 def load_events(monitor: Monitor, bodies: Path, seconds: float) -> dict[str, Any]:
     """What wrk measured of one stream of pairs."""
     script = str(Path(__file__).with_name("events.lua"))
@@ -111,7 +121,9 @@ def measure(name: str, url: str, bodies: Path, seconds: float, rounds: int) -> d
     try:
         with running_monitor(url) as monitor:
             load_events(monitor, bodies, 1)
+            began = cpu_seconds(monitor.process.pid)
             found = [load_events(monitor, bodies, seconds) for _ in range(rounds)]
+            spent = cpu_seconds(monitor.process.pid) - began
             memory = peak_mib(monitor.process.pid)
             acknowledged = asyncio.run(_send_until_killed(monitor, seconds / 2))
         with state.read() as session:
@@ -124,6 +136,7 @@ def measure(name: str, url: str, bodies: Path, seconds: float, rounds: int) -> d
     return {
         "database": name,
         "rates": [round(one["requests"] / one["seconds"]) for one in found],
+        "cpu_us": round(1e6 * spent / sum(one["requests"] for one in found)),
         "p99_ms": round(statistics.median(one["p99"] for one in found), 1),
         "refused": sum(one["refused"] + one["failed"] for one in found),
         "memory_mib": round(memory),
@@ -154,12 +167,13 @@ def main() -> None:
                 answers = [client.post(path, json={"instances": [text]}).raise_for_status().text for text in asked]
             pairs = [json.dumps({"instances": [t]}) + "\n" + a + "\n" for t, a in zip(asked, answers, strict=True)]
             (work / "events").write_text("".join(pairs))
-            rates = []
-            for _ in range(options.rounds):
-                one = load(path, PREDICTOR_CLIENTS, work / "requests", options.seconds)
-                rates.append(one["requests"] / one["seconds"])
+            began = cpu_seconds(predictor.process.pid)
+            runs = [load(path, PREDICTOR_CLIENTS, work / "requests", options.seconds) for _ in range(options.rounds)]
+            cost = 1e6 * (cpu_seconds(predictor.process.pid) - began) / sum(one["requests"] for one in runs)
+        rates = [one["requests"] / one["seconds"] for one in runs]
         served = statistics.median(rates)
-        print(f"predictor, one process: {served:.0f} requests/s ({', '.join(f'{rate:.0f}' for rate in rates)})")
+        told = ", ".join(f"{rate:.0f}" for rate in rates)
+        print(f"predictor, one process: {served:.0f} requests/s ({told}), {cost:.0f} µs of CPU a request")
         print(f"an answer's event has {statistics.mean(len(a) for a in answers):.0f} bytes")
         lost = 0
         for name in options.databases:
@@ -173,7 +187,8 @@ def main() -> None:
             print(json.dumps(found))
             print(
                 f"{name}: {rate:.0f} events/s = {rate / 2:.0f} predictions/s, {rate / served:.2f} events and "
-                f"{rate / 2 / served:.2f} predictions for each request the predictor can answer; peak "
+                f"{rate / 2 / served:.2f} predictions for each request the predictor can answer; "
+                f"{found['cpu_us']} µs of CPU an event, {cost / found['cpu_us']:.1f} events for a request's; peak "
                 f"{found['memory_mib']} MiB; after kill -9 {found['lost']} of {found['acknowledged']} acknowledged lost"
             )
     raise SystemExit(1 if lost else 0)
