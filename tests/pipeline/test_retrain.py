@@ -30,8 +30,9 @@ pytestmark = pytest.mark.slow
 SMALL = {
     "HSCODE__DATA__SAMPLE_ROWS": "1500", "HSCODE__TEXT__DIMENSIONS": "24", "HSCODE__MODELS__KINDS": "[dnn]",
     "HSCODE__TRAIN__UPSAMPLE": "0", "HSCODE__TRAIN__EPOCHS": "1", "HSCODE__RETRAIN__WARM_START": "true",
-    "HSCODE__GATE__RESAMPLES": "200", "HSCODE__TRIGGER__LOOK_SECONDS": "0.2",
-    "HSCODE__DEPLOY__ROLLOUT": "direct", "OMP_NUM_THREADS": "2",
+    # Some hundred rows tell little of calibration.
+    "HSCODE__GATE__RESAMPLES": "200", "HSCODE__GATE__ALLOWED_CALIBRATION": "0.2",
+    "HSCODE__TRIGGER__LOOK_SECONDS": "0.2", "HSCODE__DEPLOY__ROLLOUT": "direct", "OMP_NUM_THREADS": "2",
 }  # fmt: skip
 
 
