@@ -30,7 +30,7 @@ from serving.control.monitor.counters import Counters
 from serving.control.monitor.received import Malformed, read_event
 from serving.control.monitor.versions import Versions
 from serving.control.monitor.watch import Watch
-from serving.control.monitor.writer import Database, Unavailable, Writer
+from serving.control.monitor.writer import Database, Outcome, Unavailable, Writer
 from serving.state import open_state
 from serving.state.corrections import Said, read_correction, record, withdraw
 from serving.state.tables import Answer, Correction
@@ -128,13 +128,13 @@ class Service:
         await send({"type": "http.response.body", "body": body})
 
     async def _take(self, headers: Mapping[str, str], receive: Receive) -> tuple[int, str, str]:
-        """(status, outcome, "") of one event. Raises Refusal."""
+        """(status, outcome, what is wrong) of one event. Raises Refusal."""
         limit = self.settings.body_bytes
         length = headers.get("content-length", "")
         if length.isdigit() and int(length) > limit:
             raise Refusal(413, f"the body has {length} bytes; the limit is {limit}", "too_large", unread=True)
         held = 0
-        done: asyncio.Future[bool] | None = None
+        done: asyncio.Future[Outcome] | None = None
         try:
             body = bytearray()
             while True:
@@ -157,15 +157,18 @@ class Service:
             done = self.writer.put(received)
             done.add_done_callback(lambda _: self._release(held))
             async with asyncio.timeout(self.settings.commit_seconds):
-                new = await asyncio.shield(done)
-            return 202, "stored" if new else "duplicate", ""
+                outcome = await asyncio.shield(done)
+            if isinstance(outcome, Malformed):
+                return outcome.status, outcome.outcome, outcome.reason
+            if isinstance(outcome, Unavailable):
+                return 503, outcome.outcome, outcome.reason
+            return 202, "stored" if outcome else "duplicate", ""
         except Malformed as error:
             raise Refusal(error.status, error.reason, error.outcome) from None
         except Unavailable as error:
-            raise Refusal(503, str(error), error.outcome) from None
+            raise Refusal(503, error.reason, error.outcome) from None
         except TimeoutError:
             why = self.database.problem or f"the database did not commit within {self.settings.commit_seconds:g} s"
-            done.add_done_callback(_seen)  # type: ignore[union-attr]
             raise Refusal(503, f"{why}; it may be stored all the same", "slow") from None
         finally:
             if done is None:
@@ -309,9 +312,3 @@ def _json(body: bytes | str) -> Any:
 
 def _aware(moment: datetime | None) -> datetime | None:
     return moment.replace(tzinfo=UTC) if moment is not None and moment.tzinfo is None else moment
-
-
-def _seen(done: "asyncio.Future[bool]") -> None:
-    """Look at what nobody waits for any more."""
-    if not done.cancelled():
-        done.exception()

@@ -42,12 +42,16 @@ class Unavailable(Exception):
         self.reason, self.outcome = reason, outcome
 
 
+Outcome = bool | Unavailable | Malformed
+"""Of an event: whether it was new (False: a duplicate), or why it was not stored. The exceptions are handed over as
+values, never raised: raised, they would hold the frames that they passed, and these the events of their batch."""
+
+
 class Waiting(NamedTuple):
     """An event in the line."""
 
     received: Received
-    done: "asyncio.Future[bool]"
-    """True where it was new, False for a duplicate."""
+    done: "asyncio.Future[Outcome]"
 
 
 class Database:
@@ -121,8 +125,9 @@ class Writer:
         """Whether the thread runs."""
         return self._thread.is_alive()
 
-    def put(self, received: Received) -> "asyncio.Future[bool]":
-        """Take one into the line; the future is done when it is on the disk. Raises Unavailable where it is full."""
+    def put(self, received: Received) -> "asyncio.Future[Outcome]":
+        """Take one into the line; the future is done when it is on the disk or cannot be. Raises Unavailable where the
+        line is full."""
         waiting = Waiting(received, self._loop.create_future())
         with self._some:
             if len(self._line) >= self.settings.queue_events:
@@ -142,11 +147,11 @@ class Writer:
                 batch = [self._line.popleft() for _ in range(min(len(self._line), self.settings.batch_events))]
             self._loop.call_soon_threadsafe(_tell, batch, self._store(batch))
 
-    def _store(self, batch: list[Waiting]) -> list[bool | Exception]:
+    def _store(self, batch: list[Waiting]) -> list[Outcome]:
         try:
             return list(self._tried([waiting.received for waiting in batch]))
         except Unavailable as error:
-            return [error] * len(batch)
+            return [Unavailable(error.reason, error.outcome)] * len(batch)
         except Exception as error:
             # A value that the database refuses must not take the others with it.
             if len(batch) > 1:
@@ -249,11 +254,7 @@ class Writer:
                 latencies[version].observe(seconds)
 
 
-def _tell(batch: Sequence[Waiting], outcomes: Sequence[bool | Exception]) -> None:
+def _tell(batch: Sequence[Waiting], outcomes: Sequence[Outcome]) -> None:
     for waiting, outcome in zip(batch, outcomes, strict=True):
-        if waiting.done.done():
-            continue
-        if isinstance(outcome, Exception):
-            waiting.done.set_exception(outcome)
-        else:
+        if not waiting.done.done():
             waiting.done.set_result(outcome)
