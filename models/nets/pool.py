@@ -96,7 +96,6 @@ def build(materials: Materials) -> Pool:
 
 
 def _calibrated(bundle: Bundle, texts: Sequence[str]) -> Floats:
-    """(n, classes) logits divided by the bundle's temperature, row maxima 0."""
-    scaled = bundle.logits(texts).astype(np.float64) / bundle.temperature
-    scaled -= scaled.max(axis=1, keepdims=True)
+    """(n, classes) logits divided by the bundle's temperature."""
+    scaled: Floats = bundle.logits(texts).astype(np.float64) / bundle.temperature
     return scaled

@@ -61,6 +61,7 @@ class PredictorServer(ModelServer):  # type: ignore[misc]
     async def _serve_model(self, model: HSModel) -> None:
         options = self.options
         rest = Rest(self.dataplane, model, options.access_log)
+        rest.reachable = not options.agent_port
         waiting = asyncio.create_task(_wait_for_agent(rest, options.agent_port))
         server = DrainingServer(
             uvicorn.Config(
@@ -117,7 +118,7 @@ async def _wait_for_agent(rest: Rest, port: int) -> None:
     """
     if not port:
         return
-    rest.reachable, ends = False, time.monotonic() + AGENT_SECONDS
+    ends = time.monotonic() + AGENT_SECONDS
     while not await _listens(port):
         if time.monotonic() >= ends:
             log.warning("nothing listens on --agent-port %d after %g s: ready without it", port, AGENT_SECONDS)
