@@ -67,7 +67,7 @@ def knn(task: Task) -> Fitted:
 def linear_svc(task: Task) -> Fitted:
     """scikit-learn's LinearSVC as it comes (C = 1, tolerance 1e-4), one class against the rest, on the same TF-IDF.
 
-    Fitted a hundred classes a call, which gives the same machines in a fifth of the memory."""
+    Fitted a hundred classes a call, which gives the same machines and needs no table of all rows by all classes."""
     from models.nets.svc import fit_against_rest
 
     vectoriser = _tfidf()
