@@ -28,10 +28,13 @@ from models.nets.loop import fit
 from models.nets.network import LevelLoss
 from models.progress import report
 from models.text.encode import Encoder, SeveralEncoders
-from models.text.pretrained import Embedder, Vectors, load_pretrained, write_graph
+from models.text.pretrained import Embedder, Pretrained, Vectors, load_pretrained, write_graph
 
 INT8_LOSS = 0.003
 """Share of valid rows (mean over levels) that the int8 graph may lose; above it the graph stays fp32."""
+INT8_CLOSENESS = 0.8
+"""Least mean cosine of an encoder's int8 vectors to its fp32 ones; below it the graph is not the encoder any more."""
+COMPARED_TEXTS = 200
 DRAWN_BACK = (0.0, 0.1, 0.2, 0.3, 0.45, 0.6)
 """Factors tried on the legal texts' part of a direction, in shares of its own scale."""
 EMBEDDING_SHARE = 0.5
@@ -77,13 +80,17 @@ class EncoderNet:
 
     def fit(self, watch: Callable[[int, float], None] | None = None) -> dict[str, Any]:
         """Embed all texts once, train the head on them, draw it back towards the legal texts."""
-        training, score = self._fit_head(watch)
         if not self.int8:
+            training, _ = self._fit_head(watch)
             return training | {"int8": {"kept": False}}
-        full = self._score_in_full()
-        measured = {"valid_score": score, "valid_score_fp32": full}
-        if full - score <= INT8_LOSS:
-            return training | {"int8": {"kept": True, **measured}}
+        measured = {"cosine": self._closeness()}
+        if measured["cosine"] >= INT8_CLOSENESS:
+            training, score = self._fit_head(watch)
+            valid = self.materials.valid
+            full = mean_accuracy(self.materials, self._scores(joined(self._in_full(valid.texts))), valid.codes)
+            measured |= {"valid_score": score, "valid_score_fp32": full}
+            if full - score <= INT8_LOSS:
+                return training | {"int8": {"kept": True, **measured}}
         self.int8 = False
         self._load()
         training, _ = self._fit_head(watch)
@@ -119,10 +126,12 @@ class EncoderNet:
             write_graph(self.pretrained[number], path, self.int8)
         return path
 
+    def _embedder(self, graph: Path, pretrained: Pretrained) -> Embedder:
+        return Embedder(graph, pretrained.words, self.materials.settings.train.threads)
+
     def _fit_head(self, watch: Callable[[int, float], None] | None) -> tuple[dict[str, Any], float]:
         materials, settings = self.materials, self.settings
-        threads = materials.settings.train.threads
-        self._embedders = [Embedder(self._graph(i), one.words, threads) for i, one in enumerate(self.pretrained)]
+        self._embedders = [self._embedder(self._graph(i), one) for i, one in enumerate(self.pretrained)]
         legal_texts = [legal_text(materials, code) for code in materials.classes]
         every = self._embedded([*materials.train.texts, *materials.valid.texts, *legal_texts])
         train, valid, legal = np.split(
@@ -197,22 +206,30 @@ class EncoderNet:
 
         return max(DRAWN_BACK, key=likelihood) if any((t >= 0).any() for t in truths.values()) else 0.0
 
-    def _score_in_full(self) -> float:
-        """Score on valid with the fp32 graphs' embeddings under the same head."""
-        valid, found = self.materials.valid, []
+    def _closeness(self) -> float:
+        """Mean cosine of the int8 graphs' vectors to the fp32 ones', of the encoder where it is least."""
+        texts = [*self.materials.valid.texts, *self.materials.train.texts][:COMPARED_TEXTS]
+        vectors = [self._embedder(self._graph(i), one).embed(texts) for i, one in enumerate(self.pretrained)]
+        full = self._in_full(texts)
+        return min(float((own * other).sum(axis=1).mean()) for own, other in zip(vectors, full, strict=True))
+
+    def _in_full(self, texts: Sequence[str]) -> list[Vectors]:
+        """The fp32 graphs' vectors of texts, by encoder."""
+        found = []
         for one in self.pretrained:
             path = Path(self._folder.name) / "compared.onnx"
             write_graph(one, path, int8=False)
-            found.append(Embedder(path, one.words, self.materials.settings.train.threads).embed(valid.texts))
+            found.append(self._embedder(path, one).embed(texts))
             path.unlink()
-        return mean_accuracy(self.materials, self._scores(joined(found)), valid.codes)
+        return found
 
     def _embedded(self, texts: Sequence[str]) -> Vectors:
         """(n, D) by the graphs; kept beside the work folder, where a later seed on the same rows finds them too."""
         distinct = sorted(set(texts))
         kept = None
         if self.materials.work is not None:
-            identity = json.dumps([self.sources, self.settings.layers, self.int8, self.encoder.to_json(), distinct])
+            graphs = [hashlib.sha256(self._graph(i).read_bytes()).hexdigest() for i in range(len(self.pretrained))]
+            identity = json.dumps([graphs, self.encoder.to_json(), distinct])
             name = hashlib.sha256(identity.encode()).hexdigest()[:16]
             kept = self.materials.work.parent / f"embedded-{name}.npy"
         if kept is not None and kept.exists():

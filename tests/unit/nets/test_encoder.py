@@ -48,7 +48,7 @@ def test_learns_its_rows_and_says_in_the_card_whether_int8_was_kept(bundle: Bund
     p = bundle.probabilities(rows["description"].to_list())
     right = np.array(bundle.classes)[p.argmax(axis=1)] == rows["hs6"].to_numpy()
     assert right.mean() > 0.8, bundle.card["training"]
-    assert set(bundle.card["training"]["int8"]) == {"kept", "valid_score", "valid_score_fp32"}
+    assert set(bundle.card["training"]["int8"]) == {"kept", "cosine", "valid_score", "valid_score_fp32"}
     assert bundle.card["export"]["largest_difference"] < 1e-4
 
 
@@ -84,10 +84,11 @@ def test_embeddings_of_an_earlier_seed_are_found_again(
     assert graphs[0] == graphs[1] == graphs[2]
 
 
+@pytest.mark.parametrize(("limit", "value"), [("INT8_LOSS", -1.0), ("INT8_CLOSENESS", 1.1)])
 def test_int8_that_loses_too_much_is_not_kept(
-    parts: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    parts: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, value: float
 ) -> None:
-    monkeypatch.setattr("models.nets.encoder.INT8_LOSS", -1.0)
+    monkeypatch.setattr(f"models.nets.encoder.{limit}", value)
     card = train_bundle("encoder", parts, None, settings(tiny, "models.encoder.epochs=2"), tmp_path / "full")
     assert card["training"]["int8"]["kept"] is False
     full = Bundle.load(tmp_path / "full")
@@ -95,6 +96,20 @@ def test_int8_that_loses_too_much_is_not_kept(
     np.testing.assert_allclose(
         full.probabilities(["red tee", "canvas shoes with a strap"])[0], full.probabilities(["red tee"])[0], atol=1e-6
     )
+
+
+def test_int8_weights_leave_room_for_processors_without_vnni(tiny: Path, tmp_path: Path) -> None:
+    """Two products of a uint8 and an int8 that are added in 16 bits overflow unless one of them has seven bits."""
+    import onnx
+    from onnx import numpy_helper
+
+    from models.text.pretrained import load_pretrained, write_graph
+
+    write_graph(load_pretrained(str(tiny), 40, int8=True, mask_digits=False), tmp_path / "int8.onnx", int8=True)
+    weights = [numpy_helper.to_array(each) for each in onnx.load(str(tmp_path / "int8.onnx")).graph.initializer]
+    whole = [each for each in weights if each.dtype == np.int8 and each.ndim == 2]
+    assert whole
+    assert max(np.abs(each.astype(int)).max() for each in whole) <= 64
 
 
 def test_two_encoders_stand_side_by_side_under_one_head(parts: Path, tiny: Path, tmp_path: Path) -> None:
