@@ -8,6 +8,7 @@ a pod does not run.
 
 import copy
 import hashlib
+import itertools
 import json
 import time
 import uuid
@@ -45,6 +46,8 @@ PATIENCE_SECONDS = 20.0
 """How long a revision may be failed before waiting for it ends: a container that crashes once may come up yet."""
 API_RETRIES = 5
 """Tries of a request that the API server did not take (connection, 429, 5xx)."""
+WEBHOOK_SECONDS = 30.0
+"""How long a write is tried again while KServe's admission webhook cannot be asked: its pod restarts."""
 
 FAILED_WAITING = frozenset(
     [
@@ -285,8 +288,9 @@ class KServeDeployer:
         from kubernetes.client import ApiException
         from urllib3.exceptions import HTTPError
 
-        for attempt in range(API_RETRIES):
-            last = attempt == API_RETRIES - 1
+        webhook_ends = time.monotonic() + WEBHOOK_SECONDS
+        for attempt in itertools.count():
+            last = attempt >= API_RETRIES - 1
             try:
                 return self._client.call_api(
                     path,
@@ -305,8 +309,10 @@ class KServeDeployer:
                     return forbidden()
                 if error.status == 409:
                     raise Conflict(_message(error)) from None
+                if _webhook_away(error):
+                    last = time.monotonic() > webhook_ends
                 if error.status in (429, 500, 502, 503, 504) and not last:
-                    time.sleep(0.2 * 2**attempt)
+                    time.sleep(min(0.2 * 2**attempt, 2))
                     continue
                 raise UserError(f"{_message(error)} (status {error.status})", f"{method} {path}") from None
             except HTTPError as error:
@@ -333,6 +339,11 @@ def _connect(context: str | None) -> "ApiClient":
         return config.new_client_from_config(context=context)
     except config.ConfigException as error:
         raise UserError(f"no way to a cluster ({error})", todo="set KUBECONFIG") from None
+
+
+def _webhook_away(error: Any) -> bool:
+    """Whether the API server could not ask an admission webhook. (One that refuses is "denied the request".)"""
+    return bool(error.status == 500) and "failed calling webhook" in _message(error)
 
 
 def _message(error: Any) -> str:

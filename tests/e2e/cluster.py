@@ -19,6 +19,10 @@ from tests.serving.s3 import KEY, S3, SECRET
 ROOT = Path(__file__).resolve().parents[2]
 HOST_IP = "10.99.0.1"
 """This machine, as pods reach it."""
+WEBHOOK_SECONDS = 60
+"""How long kubectl is called again while an admission webhook cannot be asked: its pod restarts."""
+GRACE_SECONDS = 6
+"""Knative's scale-to-zero-grace-period here, and the least it takes (its default is 30): tests wait for zero often."""
 T = TypeVar("T")
 
 
@@ -30,9 +34,19 @@ class Cluster:
     environment: Mapping[str, str]
 
     def kubectl(self, *arguments: str, given: Any = None) -> str:
-        """Run kubectl; `given` (YAML text or an object) goes to its standard input. Raises with what it said."""
+        """Run kubectl; `given` (YAML text or an object) goes to its standard input. Raises with what it said.
+
+        Called again where an admission webhook could not be asked, and on nothing else.
+        """
         text = given if given is None or isinstance(given, str) else json.dumps(given)
-        done = subprocess.run(["kubectl", *arguments], input=text, text=True, capture_output=True, env=self.environment)
+        ends = time.monotonic() + WEBHOOK_SECONDS
+        while True:
+            done = subprocess.run(
+                ["kubectl", *arguments], input=text, text=True, capture_output=True, env=self.environment
+            )
+            if "failed calling webhook" not in done.stderr or time.monotonic() > ends:
+                break
+            time.sleep(1)
         if done.returncode:
             raise AssertionError(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}")
         return done.stdout
@@ -124,6 +138,8 @@ def started_cluster(kit: Path, mode: str = "--serving") -> Cluster:
     # One `up` at a time: two that start the same part meet.
     command = ["flock", "-o", f"{tempfile.gettempdir()}/hscode-cluster.lock", str(kit / "up"), mode]
     done = subprocess.run(command, text=True, capture_output=True)
+    if done.returncode:  # its kubelet ends where containerd was not ready for it: the second call starts it
+        done = subprocess.run(command, text=True, capture_output=True)
     assert done.returncode == 0, f"{kit}/up {mode}:\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
     said = subprocess.run([str(kit / "env")], text=True, capture_output=True, check=True).stdout
     environment = dict(os.environ)
@@ -134,6 +150,8 @@ def started_cluster(kit: Path, mode: str = "--serving") -> Cluster:
     if mode == "--serving":
         patch = ROOT / "manifests" / "platform" / "kserve" / "storage-initializer.yaml"
         cluster.kubectl("apply", "--server-side", "--field-manager=hscode-platform", "-f", str(patch))
+        grace = json.dumps({"data": {"scale-to-zero-grace-period": f"{GRACE_SECONDS}s"}})
+        cluster.kubectl("patch", "-n", "knative-serving", "configmap", "config-autoscaler", "--type=merge", "-p", grace)
     return cluster
 
 

@@ -21,7 +21,7 @@ from serving.deploy.host import LocalHost
 from serving.deploy.kserve import KServeDeployer
 from serving.deploy.local import LocalDeployer
 from serving.deploy.manifest import inference_service
-from tests.e2e.cluster import HOST_IP, ROOT, Cluster, started_cluster, until
+from tests.e2e.cluster import GRACE_SECONDS, HOST_IP, ROOT, Cluster, started_cluster, until
 from tests.serving.places import Receiver, receiver
 from tests.serving.s3 import S3, running_s3
 from tests.serving.tiny_bundle import write_tiny_bundle
@@ -279,7 +279,7 @@ def test_what_simulate_says_of_a_trace_is_seen_on_the_cluster(installed: Install
         sys.executable, "-m", "cli.main", "simulate", "--json", "--trace", str(trace), "--min-replicas", "0",
         "--objective-ms", f"{objective_ms}", "--measure", str(installed.bundle("1")),
         "--cold-start-s", f"{median},{most}", "--set", "capacity.knative.stable_window_s=6",
-        "--set", "capacity.max_replicas=1",
+        "--set", f"capacity.knative.grace_s={GRACE_SECONDS}", "--set", "capacity.max_replicas=1",
     ]  # fmt: skip
     report = json.loads(subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout)
     compared = report["compared"]["0"]
