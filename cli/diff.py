@@ -56,7 +56,9 @@ def _print(verdict: "Verdict", old: str, new: str, shown: int) -> None:
         figures = [
             f"{scale * value:.{places}f}" if value is not None else "" for value in (check.champion, check.candidate)
         ]
-        interval = f"{100 * check.low:+.1f} to {100 * (check.high or 0):+.1f}" if check.low is not None else ""
+        interval = ""
+        if check.low is not None and check.high is not None:
+            interval = f"{scale * check.low:+.{places}f} to {scale * check.high:+.{places}f}"
         allowed = f"{-100 * check.allowed:.1f}" if top else f"{check.allowed:g}"
         table.add_row(check.what, *figures, f"{scale * check.delta:+.{places}f}", interval, allowed)
     console.print(table)

@@ -350,7 +350,8 @@ class Gate(Section):
     """A loss beyond what is allowed counts only where its one-sided bound excludes zero at this confidence, so that a
     reference set of twenty rows cannot stop a release by one row."""
     allowed_calibration: float = Field(0.03, ge=0)
-    """By how much the expected calibration error may grow at any level on the test rows; about its noise there."""
+    """By how much the expected calibration error, less what chance gives, may grow at any level on the test rows; more
+    counts only where it is more than chance, at `confidence`."""
     latency_ms: float = Field(50.0, gt=0)
     """CPU milliseconds one answer may take (95th percentile, one thread, one text): a customs form waits for it."""
     resamples: int = 2000

@@ -9,8 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from models.answer import DIGITS, Levels
-from models.calibration import ece
+from models.calibration import calibration_counts, miscalibration
 from models.evaluation import Bools, Outcomes
+
+CALIBRATION = "calibration error"
+"""What the checks on it are called."""
 
 
 class Limits(Protocol):
@@ -69,7 +72,8 @@ class Check:
     delta: float
     low: float | None
     high: float | None
-    """95 % interval of `delta` (paired bootstrap over near-duplicate groups)."""
+    """95 % interval of `delta`, by paired bootstrap over near-duplicate groups: of top-1 its quantiles; of calibration,
+    whose bootstrap has chance twice over, `delta` and 1.96 of its deviations on either side."""
     allowed: float
     passed: bool
 
@@ -101,9 +105,10 @@ def gate(evidence: Sequence[Evidence], latency_ms: float | None, limits: Limits)
     """Judge a candidate.
 
     A set fails at a level where the candidate's top-1 share is under the champion's by more than is allowed, and the
-    loss is more than chance (its one-sided bound at `limits.confidence` excludes zero). Calibration fails where the
-    expected error grows by more than is allowed; latency (95th percentile, one text) where it is over the budget.
-    Without evidence (no champion yet) only the latency is judged. `latency_ms` None: not measured, not judged.
+    loss is more than chance (its one-sided bound at `limits.confidence` excludes zero). So does calibration, where the
+    expected error (less what chance gives a perfect model: `models.calibration.miscalibration`) grows. Latency (95th
+    percentile, one text) fails where it is over the budget. Without evidence (no champion yet) only the latency is
+    judged. `latency_ms` None: not measured, not judged.
     """
     checks: list[Check] = []
     for one in evidence:
@@ -125,15 +130,29 @@ def paired_bootstrap(
 ) -> npt.NDArray[np.float64]:
     """(resamples,) means of (n,) paired `differences` under resampling of whole groups; rows without groups are their
     own."""
-    rng = np.random.default_rng(seed)
-    _, unit = np.unique(np.arange(len(differences)) if groups is None else np.asarray(groups), return_inverse=True)
-    sums, sizes = np.bincount(unit, weights=differences), np.bincount(unit)
-    means = np.empty(resamples)
-    for start in range(0, resamples, 200):
-        count = min(200, resamples - start)
-        drawn = rng.integers(0, len(sums), (count, len(sums)))
-        means[start : start + count] = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
+    unit = _units(groups, len(differences))
+    sums = _resampled(np.stack([np.bincount(unit, weights=differences), np.bincount(unit)], axis=1), resamples, seed)
+    means: npt.NDArray[np.float64] = sums[:, 0] / sums[:, 1]
     return means
+
+
+def _units(groups: Sequence[int] | None, rows: int) -> npt.NDArray[np.intp]:
+    """(rows,): number of the unit that each row is drawn with; rows without groups are their own."""
+    return np.arange(rows) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+
+
+def _resampled(counts: npt.NDArray[np.float64], resamples: int, seed: int) -> npt.NDArray[np.float64]:
+    """(resamples, ...): sums of (units, ...) counts over as many units drawn with replacement."""
+    rng = np.random.default_rng(seed)
+    units = len(counts)
+    flat = counts.reshape(units, -1)
+    sums = np.empty((resamples, flat.shape[1]))
+    step = max(1, min(200, 4_000_000 // units))
+    for start in range(0, resamples, step):
+        count = min(step, resamples - start)
+        drawn = rng.integers(0, units, (count, units)) + units * np.arange(count)[:, None]
+        sums[start : start + count] = np.bincount(drawn.ravel(), minlength=count * units).reshape(count, units) @ flat
+    return sums.reshape(resamples, *counts.shape[1:])
 
 
 def _accuracy(one: Evidence, limits: Limits) -> list[Check]:
@@ -161,15 +180,21 @@ def _calibration(one: Evidence, limits: Limits) -> list[Check]:
     checks = []
     for digits in DIGITS:
         judged = one.candidate.outcomes.judged[digits]
-        new, old = (
-            ece(side.outcomes.sure[digits][judged], side.outcomes.right(digits)[judged])
-            for side in (one.candidate, one.champion)
-        )
-        if new is None or old is None:
+        if not judged.any():
             continue
+        unit = _units(None if one.groups is None else list(np.asarray(one.groups)[judged]), int(judged.sum()))
+        sides = (one.candidate.outcomes, one.champion.outcomes)
+        counts = np.stack(
+            [calibration_counts(side.sure[digits][judged], side.right(digits)[judged], unit) for side in sides], axis=1
+        )
+        new, old = miscalibration(counts.sum(axis=0)).tolist()
+        drawn = miscalibration(_resampled(counts, limits.resamples, limits.seed))
+        delta, error = new - old, float((drawn[:, 0] - drawn[:, 1]).std())
+        by_chance = delta - NormalDist().inv_cdf(limits.confidence) * error <= 0
         allowed = limits.allowed_calibration
-        name = f"HS{digits} calibration error"
-        checks.append(Check(one.name, name, new, old, new - old, None, None, allowed, new - old <= allowed))
+        low, high = delta - 1.96 * error, delta + 1.96 * error
+        name = f"HS{digits} {CALIBRATION}"
+        checks.append(Check(one.name, name, new, old, delta, low, high, allowed, delta <= allowed or by_chance))
     return checks
 
 
@@ -219,9 +244,12 @@ def _said(check: Check) -> str:
     if check.what == "latency":
         return f"an answer takes {check.candidate:.1f} ms, {check.allowed:.0f} are allowed"
     old = check.champion or 0.0
-    if check.low is None:
-        return f"{check.what} on {check.set} grows from {old:.3f} to {check.candidate:.3f}, {check.allowed:.3f} allowed"
+    if check.what.endswith(CALIBRATION):
+        return (
+            f"{check.what} on {check.set} grows from {old:.3f} to {check.candidate:.3f} ({check.low:+.3f} to "
+            f"{check.high:+.3f}), {check.allowed:.3f} allowed"
+        )
     return (
-        f"{check.what} on {check.set} falls from {old:.1%} to {check.candidate:.1%} ({check.low * 100:+.1f} to "
+        f"{check.what} on {check.set} falls from {old:.1%} to {check.candidate:.1%} ({(check.low or 0) * 100:+.1f} to "
         f"{(check.high or 0) * 100:+.1f} points), {check.allowed * 100:.1f} allowed"
     )

@@ -2,8 +2,12 @@
 
 A machine for each of 5,600 subheadings against all other rows takes an hour of CPU time and does worse: most have two
 rows to go by. A machine for each chapter and each heading against the rest, and in each heading one for each of its
-subheadings against its siblings, take two minutes. A subheading's score is the weighted sum of its chapter's and its
-heading's distances, and the logarithm of its share within the heading; the three weights are fitted on valid.
+subheadings against its siblings, take two minutes. A subheading's score is the weighted sum of what its chapter's and
+its heading's machines say for it, and the logarithm of its share within the heading.
+
+What a machine says is the logarithm of a sigmoid of the text's distance from its plane (Platt, 1999): beyond the margin
+more distance tells hardly more. Taken as it is, distance made the surest answers far too sure: docs/decisions/0013.
+Slope and place of the sigmoid, one for all machines, are fitted on valid with the three weights.
 
 Weights near zero are dropped as in DiSMEC (Babbar and Schölkopf, 2017) and the rest kept as eight-bit steps of each
 machine's largest. That is part of the model, not of its export: `logits` and the ONNX graph read the same numbers. The
@@ -30,6 +34,12 @@ Floats = npt.NDArray[np.float64]
 Floats32 = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
+USUAL = np.array([8.0, 14.0, 3.0, 1.0, -0.8])
+"""Weights of chapter, heading and subheading, logarithm of the sigmoid's slope, and its place: where the fit on valid
+begins, and what stands where valid cannot tell."""
+STEPS = np.array([4.0, 7.0, 0.5, 0.5, 0.4])
+"""How far the fit first tries to go from there."""
+
 
 def build(materials: Materials) -> "LinearSVCs":
     """The net of this kind, not yet fitted."""
@@ -52,8 +62,10 @@ class LinearSVCs:
         self.heading_of = np.array([self.headings.index(code[:4]) for code in materials.classes], dtype=np.int64)
         machines = len(self.chapters) + len(self.headings) + len(materials.classes)
         self.machines = Machines(machines, len(self.encoder.terms))
-        self.shares = np.array([4.0, 8.0, 3.0])
-        """Weights of chapter, heading and subheading; what is usual where valid cannot tell."""
+        self.shares = USUAL[:3].copy()
+        """Weights of chapter, heading and subheading."""
+        self.slope, self.place = float(np.exp(USUAL[3])), float(USUAL[4])
+        """Of the sigmoid."""
 
     def fit(self, watch: Callable[[int, float], None] | None = None) -> dict[str, Any]:
         """Fit all machines, prune them, then weigh the levels on valid."""
@@ -78,12 +90,19 @@ class LinearSVCs:
             "weights_kept": int(self.machines.steps.nnz),
             "weights_fitted": self.machines.fitted,
             "level_weights": self.shares.tolist(),
+            "sigmoid": {"slope": self.slope, "place": self.place},
         }
 
     def logits(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """(n, classes), by scipy."""
         chapters, headings, own = self._distances(texts)
+        chapters, headings = _evidence(chapters, self._vague_chapter), _evidence(headings)
         return _scores(chapters, headings, own, self.chapter_of, self.heading_of, self.shares)
+
+    @property
+    def _vague_chapter(self) -> int | None:
+        """The vague machine's number. Its distance, moved to its place among the codes, counts as it is."""
+        return None if self.materials.vague is None else self.chapters.index(VAGUE)
 
     def export(self, path: Path) -> None:
         """ONNX graph `features` int64 (n, F), `values` float32 (n, F) → `logits` (see `sparse_graph`)."""
@@ -102,6 +121,7 @@ class LinearSVCs:
             self.chapter_of,
             self.heading_of,
             self.shares,
+            self._vague_chapter,
         )
         onnx.save(graph, str(path))
 
@@ -172,26 +192,27 @@ class LinearSVCs:
             self.machines.put(own + first, wide, bias, settings.prune)
 
     def _weigh_levels(self) -> None:
-        """Weights that make the true codes of valid most likely among all codes; then the vague machine's place among
-        them."""
+        """Sigmoid and weights that make the true codes of valid most likely among all codes; then the vague machine's
+        place among them."""
         from scipy.optimize import minimize
 
         valid, levels, vague = self.materials.valid, self.materials.levels, self.materials.vague
         rows = [i for i, kind in enumerate(valid.kinds) if kind != "nomenclature"] or list(range(len(valid)))
         codes = [valid.codes[i] for i in rows]
-        if not any(codes):
-            return
-        distances = self._distances([valid.texts[i] for i in rows])
+        chapters, headings, own = self._distances([valid.texts[i] for i in rows])
         truths = {digits: levels.indices(codes, digits) for digits in (2, 4, 6)}
 
-        def of_codes(shares: Floats) -> Floats:
-            logits = _scores(*distances, self.chapter_of, self.heading_of, np.abs(shares)).astype(np.float64)
+        def of_codes(settings: Floats) -> Floats:
+            slope, place = np.float32(np.exp(settings[3])), np.float32(settings[4])
+            chapter, heading = (_evidence((distances - place) * slope) for distances in (chapters, headings))
+            scores = _scores(chapter, heading, own, self.chapter_of, self.heading_of, np.abs(settings[:3]))
+            logits = scores.astype(np.float64)
             if vague is not None:
                 logits[:, vague] = -1e9
             return logits
 
-        def loss(shares: Floats) -> float:
-            p = softmax(of_codes(shares))
+        def loss(settings: Floats) -> float:
+            p = softmax(of_codes(settings))
             total = 0.0
             for digits, truth in truths.items():
                 known = np.flatnonzero(truth >= 0)
@@ -200,19 +221,31 @@ class LinearSVCs:
                     total -= float(np.log(np.maximum(likely, 1e-12)).mean())
             return total
 
-        found = minimize(loss, self.shares, method="Nelder-Mead", options={"maxfev": 60, "xatol": 0.05, "fatol": 1e-4})
-        self.shares = np.abs(found.x)
-        is_vague = np.array([not code for code in codes], dtype=bool)
-        if vague is None or not is_vague.any():
+        found = USUAL
+        if any(codes):
+            corners = np.vstack([USUAL, USUAL + np.diag(STEPS)])
+            options = {"initial_simplex": corners, "maxfev": 150, "xatol": 0.02, "fatol": 1e-4}
+            found = minimize(loss, USUAL, method="Nelder-Mead", options=options).x
+        self.shares, self.slope, self.place = np.abs(found[:3]), float(np.exp(found[3])), float(found[4])
+        # Until here every machine says its distance; from here on what the sigmoid is taken of.
+        for number in range(len(self.chapters) + len(self.headings)):
+            self.machines.move(number, self.slope, -self.slope * self.place)
+        if vague is None:
             return
         number = self.chapters.index(VAGUE)
-        distance, others = distances[0][:, number], np.logaddexp.reduce(of_codes(self.shares), axis=1)
+        # The vague class's heading is no machine of its own, and says nothing.
+        self.machines.move(len(self.chapters) + self.headings.index(VAGUE), 0.0, 1e4)
+        is_vague = np.array([not code for code in codes], dtype=bool)
+        others = np.logaddexp.reduce(of_codes(found), axis=1)
+        distance = self.slope * (chapters[:, number].astype(np.float64) - self.place)
 
         def vague_loss(line: Floats) -> float:
             ahead = line[0] * distance + line[1] - others
             return float(np.logaddexp(0, np.where(is_vague, -ahead, ahead)).mean())
 
-        slope, offset = minimize(vague_loss, np.array([4.0, others.mean()]), method="Nelder-Mead").x
+        slope, offset = 4.0 / self.slope, 4.0 * self.place + float(others.mean())
+        if any(codes) and is_vague.any():
+            slope, offset = minimize(vague_loss, np.array([slope, offset]), method="Nelder-Mead").x
         self.machines.move(number, slope / self.shares[0], offset / self.shares[0])
 
     def _distances(self, texts: Sequence[str]) -> tuple[Floats32, Floats32, Floats32]:
@@ -273,6 +306,14 @@ class Machines:
         self.steps = sparse.csr_matrix(parts, shape=self.shape)
 
 
+def _evidence(distances: Floats32, plain: int | None = None) -> Floats32:
+    """The logarithm of the sigmoid of (n, machines) distances; that of machine `plain` stays as it is."""
+    said: Floats32 = -np.logaddexp(np.float32(0), -distances)
+    if plain is not None:
+        said[:, plain] = distances[:, plain]
+    return said
+
+
 def _scores(
     chapters: npt.NDArray[np.float32],
     headings: npt.NDArray[np.float32],
@@ -281,7 +322,7 @@ def _scores(
     heading_of: Ints,
     shares: Floats,
 ) -> npt.NDArray[np.float32]:
-    """(n, classes): weighted distances of chapter and heading, plus the log share within the heading."""
+    """(n, classes): weighted evidence of chapter and heading, plus the log share within the heading."""
     chapter, heading, sibling = (np.float32(share) for share in shares)
     scaled = own * sibling
     starts = np.flatnonzero(np.diff(heading_of, prepend=-1))
@@ -352,13 +393,15 @@ def sparse_graph(
     chapter_of: Ints,
     heading_of: Ints,
     shares: Floats,
+    plain: int | None = None,
 ) -> Any:
     """ONNX graph of the sparse machines and their sum: `features`, `values` (n, F) → `logits` (n, classes).
 
     Feature f has the weights `steps[starts[f]:starts[f + 1]]`, of the machines `machine_ids[...]` there. The graph
     lists the weights of all features of all texts, one after the other, and adds each, times its feature's value, to
     its text's machine; a sum's order is that of the text's own features, so it does not depend on other texts. Class c
-    is of chapter `chapter_of[c]` and heading `heading_of[c]`; `shares` are the weights of the three levels.
+    is of chapter `chapter_of[c]` and heading `heading_of[c]`; `shares` are the weights of the three levels, `plain` the
+    chapter whose distance counts as it is.
     """
     from onnx import TensorProto, helper, numpy_helper
 
@@ -375,6 +418,7 @@ def sparse_graph(
         "back": np.array([-1, machines], dtype=np.int64), "chapters": np.array([chapters], dtype=np.int64),
         "upper": np.array([chapters + headings], dtype=np.int64), "headings": np.array([headings], dtype=np.int64),
         "chapter_of": chapter_of, "heading_of": heading_of, "heading_of_1": heading_of[None, :],
+        "is_plain": np.arange(chapters) == (-1 if plain is None else plain),
         "chapter_share": shares_32[0], "heading_share": shares_32[1], "sibling_share": shares_32[2],
     }  # fmt: skip
     node = helper.make_node
@@ -423,8 +467,19 @@ def sparse_graph(
         node("Slice", ["distances", "zeros", "chapters", "ones"], ["of_chapter"]),
         node("Slice", ["distances", "chapters", "upper", "ones"], ["of_heading"]),
         node("Slice", ["distances", "upper", "machines_1", "ones"], ["of_class"]),
-        node("Gather", ["of_chapter", "chapter_of"], ["own_chapter"], axis=1),
-        node("Gather", ["of_heading", "heading_of"], ["own_heading"], axis=1),
+        # The logarithm of the sigmoid.
+        *[
+            made
+            for level in ("chapter", "heading")
+            for made in (
+                node("Neg", [f"of_{level}"], [f"against_{level}"]),
+                node("Softplus", [f"against_{level}"], [f"doubt_{level}"]),
+                node("Neg", [f"doubt_{level}"], [f"said_{level}"]),
+            )
+        ],
+        node("Where", ["is_plain", "of_chapter", "said_chapter"], ["for_chapter"]),
+        node("Gather", ["for_chapter", "chapter_of"], ["own_chapter"], axis=1),
+        node("Gather", ["said_heading", "heading_of"], ["own_heading"], axis=1),
         node("Mul", ["own_chapter", "chapter_share"], ["by_chapter"]),
         node("Mul", ["own_heading", "heading_share"], ["by_heading"]),
         node("Mul", ["of_class", "sibling_share"], ["by_sibling"]),

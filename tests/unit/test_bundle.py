@@ -28,7 +28,7 @@ def folder(tmp_path: Path) -> Path:
     steps = np.array([s for w in TERMS.values() for s in w.values()], dtype=np.int8)
     # Machines: one chapter, four headings of one class each, which alone weigh, and the classes' own.
     ids, scale, bias = ids + 1, np.full(9, 1 / 20, dtype=np.float32), np.zeros(9, dtype=np.float32)
-    graph = sparse_graph(starts, ids, steps, scale, bias, np.zeros(4, dtype=int), np.arange(4), np.ones(3))
+    graph = sparse_graph(starts, ids, steps, scale, bias, np.zeros(4, dtype=int), np.arange(4), np.array([1, 10, 1]))
     onnx.save(graph, str(tmp_path / "model.onnx"))
     texts = {"61": "Knitted clothing", "6109": "T-shirts", "610910": "T-shirts; cotton"}
     labels = {"classes": CLASSES, "vague": 3, "edition": "HS2022", "texts": texts}
@@ -52,7 +52,7 @@ def test_answers_are_the_designs_objects(folder: Path) -> None:
 
 def test_probabilities_by_hand(folder: Path) -> None:
     p = Bundle.load(folder).probabilities(["cotton shirt"])[0]
-    logits = np.array([150 / np.sqrt(2), 70 / np.sqrt(2), 0, 0]) / 20
+    logits = -10 * np.logaddexp(0, -np.array([150, 70, 0, 0]) / np.sqrt(2) / 20)
     np.testing.assert_allclose(p, np.exp(logits) / np.exp(logits).sum(), rtol=1e-5)
 
 

@@ -1,6 +1,7 @@
 """The gate by tables, and its error rates by simulation."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -24,7 +25,10 @@ def side(right: np.ndarray, codes: list[str], confidence: float | np.ndarray = 0
 
 
 def evidence(
-    candidate: np.ndarray, champion: np.ndarray, name: str = "test", confidence: tuple[float, float] = (0.9, 0.9)
+    candidate: np.ndarray,
+    champion: np.ndarray,
+    name: str = "test",
+    confidence: tuple[float | np.ndarray, float | np.ndarray] = (0.9, 0.9),
 ) -> Evidence:
     codes = [LEVELS.classes[i % 24] for i in range(len(candidate))]
     texts = [f"text {i}" for i in range(len(codes))]
@@ -85,7 +89,53 @@ def test_worse_calibration_stops() -> None:
     assert gate([evidence(*same, confidence=(0.6, 0.6))], None, LIMITS).passed
     verdict = gate([evidence(*same, confidence=(0.75, 0.6))], None, LIMITS)
     assert not verdict.passed
-    assert "calibration error on test grows from 0.0" in verdict.reason
+    assert "calibration error on test grows from 0.000 to 0.1" in verdict.reason
+
+
+def calibrated(rng: np.random.Generator, log_odds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What is right, and a confidence that says it truly."""
+    sure = np.maximum(1 / (1 + np.exp(-log_odds)), 0.1)
+    return rng.random(len(sure)) < sure, sure
+
+
+def stopped(rng: np.random.Generator, rows: int, spread: float = 1.5, factor: float = 1.0) -> bool:
+    """Whether a candidate is stopped whose log-odds are `factor` times what is true of it, against an honest champion,
+    four rows in five decided alike; `spread` is the deviation of the candidate's true log-odds."""
+    true = rng.normal(0, 1.5, rows)
+    champion, sure = calibrated(rng, true)
+    own, other = calibrated(rng, rng.normal(0, spread, rows))
+    alike = (rng.random(rows) < 0.8) & (spread == 1.5)
+    right, said = np.where(alike, champion, own), np.where(alike, sure, other)
+    said = 1 / (1 + np.exp(-factor * np.log(said / (1 - said))))
+    verdict = gate([evidence(right, champion, confidence=(np.maximum(said, 0.1), sure))], None, CALIBRATION_ALONE)
+    return not verdict.passed
+
+
+@pytest.mark.parametrize("spread", [1.5, 0.7])
+def test_chance_on_a_hundred_rows_seldom_stops_an_honest_candidate(spread: float) -> None:
+    """One in five at most, as `confidence` says; less sharp a candidate than its champion, too."""
+    rng = np.random.default_rng(5)
+    assert np.mean([stopped(rng, 100, spread) for _ in range(100)]) <= 1 - LIMITS.confidence
+
+
+@pytest.mark.parametrize(("rows", "share"), [(100, 0.5), (400, 0.75)])
+def test_a_candidate_that_is_far_too_sure_is_stopped(rows: int, share: float) -> None:
+    rng = np.random.default_rng(6)
+    assert np.mean([stopped(rng, rows, factor=2.0) for _ in range(60)]) >= share
+
+
+def test_calibration_is_judged_by_groups() -> None:
+    """A text sent ten times and wrong each time is one mistake, not ten."""
+    right = np.arange(100) >= 10
+    alone = evidence(right, np.ones(100, dtype=bool), confidence=(0.95, 0.95))
+    grouped = replace(alone, groups=[max(i, 9) for i in range(100)])
+    widths = []
+    for one in (alone, grouped):
+        check = next(c for c in gate([one], None, CALIBRATION_ALONE).checks if c.what == "HS6 calibration error")
+        assert check.low is not None
+        assert check.high is not None
+        widths.append(check.high - check.low)
+    assert widths[1] > 2 * widths[0]
 
 
 @pytest.mark.parametrize(("latency", "passed"), [(None, True), (50.0, True), (50.1, False)])
@@ -124,10 +174,11 @@ def test_error_rates() -> None:
         champion = rng.random(640) < 0.6
         flip = rng.random(640)
         candidate = np.where(champion, flip >= 0.05 / 0.6 + loss / 0.6, flip < 0.05 / 0.4)
-        return gate([evidence(candidate, champion, confidence=(0.6, 0.6))], None, QUICK).passed
+        return gate([replace(evidence(candidate, champion), calibrated=False)], None, QUICK).passed
 
     assert np.mean([passes(0.0) for _ in range(100)]) >= 0.95
     assert np.mean([passes(0.06) for _ in range(100)]) <= 0.05
 
 
-QUICK = LIMITS.model_copy(update={"resamples": 300, "allowed_calibration": 1.0})
+CALIBRATION_ALONE = LIMITS.model_copy(update={"resamples": 200, "allowed_loss": (1.0, 1.0, 1.0)})
+QUICK = LIMITS.model_copy(update={"resamples": 300})

@@ -11,7 +11,7 @@ from sklearn.svm import LinearSVC
 from config.settings import Settings
 from models.bundle import Bundle
 from models.nets.base import Materials, Rows
-from models.nets.svc import LinearSVCs, Machines, fit_against_rest, merge_paths
+from models.nets.svc import LinearSVCs, Machines, _evidence, fit_against_rest, merge_paths
 from models.training import load_materials, train_bundle
 
 
@@ -48,6 +48,15 @@ def test_small_weights_are_dropped_and_the_rest_kept_to_half_a_step() -> None:
     assert machines.steps.nnz == 3
     assert not dense[0].any()
     np.testing.assert_allclose(machines.bias, [-1.0, 0.3])
+
+
+def test_beyond_its_margin_a_machine_says_hardly_more() -> None:
+    distances = np.array([[-8.0, -4.0, 0.0, 4.0, 8.0]], dtype=np.float32)
+    steps = np.diff(_evidence(distances)[0])
+    assert (np.diff(steps) < 0).all()
+    assert steps[0] == pytest.approx(4, abs=0.02)
+    assert steps[-1] == pytest.approx(0, abs=0.02)
+    assert _evidence(distances, plain=4)[0, 4] == 8
 
 
 def test_sibling_lines_of_a_tariff_are_one_row() -> None:
