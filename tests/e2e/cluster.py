@@ -137,9 +137,10 @@ def started_cluster(kit: Path, mode: str = "--serving") -> Cluster:
     """Start the cluster where it does not run already (it may be run at will), and read its environment."""
     # One `up` at a time: two that start the same part meet.
     command = ["flock", "-o", f"{tempfile.gettempdir()}/hscode-cluster.lock", str(kit / "up"), mode]
-    done = subprocess.run(command, text=True, capture_output=True)
-    if done.returncode:  # its kubelet ends where containerd was not ready for it: the second call starts it
+    for _ in range(3):  # its kubelet ends where containerd was not ready for it: the next call starts it
         done = subprocess.run(command, text=True, capture_output=True)
+        if done.returncode == 0:
+            break
     assert done.returncode == 0, f"{kit}/up {mode}:\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
     said = subprocess.run([str(kit / "env")], text=True, capture_output=True, check=True).stdout
     environment = dict(os.environ)
