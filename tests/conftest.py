@@ -22,7 +22,7 @@ def missing(reason: str) -> None:
     pytest.skip(reason)
 
 
-def _beside(name: str) -> Path:
+def beside(name: str) -> Path:
     """A folder of ``../shared``. ``HSCODE_WITHOUT_SHARED`` says that a machine has none and need not."""
     if not (SHARED / name).exists():
         if os.environ.get("HSCODE_WITHOUT_SHARED"):
@@ -34,19 +34,19 @@ def _beside(name: str) -> Path:
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder of real descriptions."""
-    return _beside("data")
+    return beside("data")
 
 
 @pytest.fixture(scope="session")
 def shared_cluster() -> Path:
     """Folder whose `up` starts a real Kubernetes."""
-    return _beside("cluster")
+    return beside("cluster")
 
 
 @pytest.fixture(scope="session")
 def shared_encoders() -> Path:
     """Folder whose `get` makes a pre-trained encoder's folder."""
-    return _beside("encoders")
+    return beside("encoders")
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from config.settings import load_settings
-from tests.conftest import missing
+from tests.conftest import beside
 from tests.e2e.cluster import ROOT, Cluster, started_cluster
 
 MANIFESTS = ROOT / "manifests"
@@ -25,10 +25,7 @@ THIRD_PARTY_USERS = {"hscode-postgres": 999, "hscode-prometheus": 65534, "hscode
 
 @cache
 def rendered(overlay: str) -> tuple[dict[str, Any], ...]:
-    kit = ROOT.parent / "shared" / "cluster"
-    if not kit.exists():
-        missing("shared/cluster is not beside the project (it has kubectl)")
-    kubectl = unpacked_kubectl(kit)
+    kubectl = unpacked_kubectl(beside("cluster"))
     done = subprocess.run([kubectl, "kustomize", str(MANIFESTS / overlay)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return tuple(yaml.safe_load_all(done.stdout))
