@@ -1,13 +1,16 @@
-"""Storing inference events: each half of a pair once, answers beside them, in batches."""
+"""Storing inference events: each half of a pair once, answers beside them, in batches.
+
+Statements are of tables, made once: of mapped classes, each execution costs some milliseconds of the ORM's Python."""
 
 import hashlib
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from functools import cache
+from typing import Any, TypeVar, cast
 
-from sqlalchemy import Row, func, insert, or_, update
+from sqlalchemy import Row, Table, func, insert, or_, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -158,9 +161,14 @@ def _store_whole(session: Session, rows: list[dict[str, Any]]) -> list[Row[Any]]
     """Insert events that came with both halves. Returns the rows that were: the others are there in part or whole."""
     if not rows:
         return []
-    dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
-    statement = dialect.insert(Event).on_conflict_do_nothing(index_elements=[Event.__table__.c.ce_id])
-    return list(session.execute(statement.returning(*_columns()), rows))
+    return list(session.connection().execute(_whole(session.get_bind().dialect.name), rows))
+
+
+@cache
+def _whole(dialect: str) -> Any:
+    table = Event.__table__
+    statement = (sqlite if dialect == "sqlite" else postgresql).insert(table)
+    return statement.on_conflict_do_nothing(index_elements=[table.c.ce_id]).returning(*_columns())
 
 
 _OF_FIRST_HALF = ("ce_id", "namespace", "service", "at", "stored_at", "cold", "version")
@@ -170,10 +178,14 @@ def _store_half(session: Session, half: str, rows: list[dict[str, Any]]) -> list
     """Insert, or fill the empty half of the row that is there. Returns the rows that were changed."""
     if not rows:
         return []
-    dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
+    return list(session.connection().execute(_half(session.get_bind().dialect.name, half, tuple(rows[0])), rows))
+
+
+@cache
+def _half(dialect: str, half: str, given: tuple[str, ...]) -> Any:
     table = Event.__table__.c
-    statement = dialect.insert(Event)
-    filled = {name: statement.excluded[name] for name in rows[0] if name not in _OF_FIRST_HALF}
+    statement = (sqlite if dialect == "sqlite" else postgresql).insert(Event.__table__)
+    filled = {name: statement.excluded[name] for name in given if name not in _OF_FIRST_HALF}
     statement = statement.on_conflict_do_update(
         index_elements=[table.ce_id],
         set_={
@@ -183,7 +195,7 @@ def _store_half(session: Session, half: str, rows: list[dict[str, Any]]) -> list
         },
         where=table[half].is_(None),
     )
-    return list(session.execute(statement.returning(*_columns()), rows))
+    return statement.returning(*_columns())
 
 
 def _store_answers(session: Session, stored: list[Row[Any]], halves: dict[str, Response]) -> None:
@@ -198,7 +210,7 @@ def _store_answers(session: Session, stored: list[Row[Any]], halves: dict[str, R
                 "text_hash": hashes[position] if position < len(hashes) else None,
             })  # fmt: skip
     if rows:
-        session.execute(insert(Answer), rows)
+        session.connection().execute(insert(cast(Table, Answer.__table__)), rows)
 
 
 def _name_texts(session: Session, late: list[Row[Any]]) -> None:

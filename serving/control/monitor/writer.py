@@ -6,7 +6,8 @@ import threading
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import NamedTuple
+from functools import cache
+from typing import Any, NamedTuple
 
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
@@ -227,12 +228,7 @@ class Writer:
             {"service": key[0], "version": key[1], "begins_at": key[2], "writer": writer, "counts": sketch.to_json()}
             for key, sketch in sorted(sketches.items())
         ]
-        dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
-        statement = dialect.insert(SketchRow)
-        keys = [SketchRow.service, SketchRow.version, SketchRow.begins_at, SketchRow.writer]
-        session.execute(
-            statement.on_conflict_do_update(index_elements=keys, set_={"counts": statement.excluded.counts}), rows
-        )
+        session.connection().execute(_upsert_sketches(session.get_bind().dialect.name), rows)
 
     def _adopt(self, sketches: dict[Key, Sketch]) -> None:
         self._held.update(sketches)
@@ -252,6 +248,14 @@ class Writer:
         for version, seconds in stored.pairs:
             if seconds >= 0:
                 latencies[version].observe(seconds)
+
+
+@cache
+def _upsert_sketches(dialect: str) -> Any:
+    statement = (sqlite if dialect == "sqlite" else postgresql).insert(SketchRow.__table__)
+    return statement.on_conflict_do_update(
+        index_elements=["service", "version", "begins_at", "writer"], set_={"counts": statement.excluded.counts}
+    )
 
 
 def _tell(batch: Sequence[Waiting], outcomes: Sequence[Outcome]) -> None:
