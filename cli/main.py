@@ -26,7 +26,7 @@ def main() -> None:
         sys.exit(2)
     except SystemExit as end:
         if end.code == INTERRUPTED:
-            sys.stderr.write("hscode: stopped; the same command goes on from what is finished\n")
+            sys.stderr.write("hscode: stopped; the same command goes on from what is finished (a loop: anew)\n")
         raise
     except Exception as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:

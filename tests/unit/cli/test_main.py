@@ -27,7 +27,11 @@ def ends(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> int:
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
-        (KeyboardInterrupt(), 130, "hscode: stopped; the same command goes on from what is finished\n"),
+        (
+            KeyboardInterrupt(),
+            130,
+            "hscode: stopped; the same command goes on from what is finished (a loop: anew)\n",
+        ),
         (UserError("is empty", "rows.csv", "add rows"), 2, "hscode: rows.csv: is empty; add rows\n"),
         (RuntimeError("gone"), 1, "hscode: failed: RuntimeError: gone (HSCODE_DEBUG=1 shows where)\n"),
         (OSError(28, "No space left on device", "a"), 2, "hscode: a: no space left; free space, then run it again\n"),
