@@ -138,7 +138,7 @@ def hmrc_network(task: Task, epochs: int = 10) -> Fitted:
     pretrained = load_pretrained(task.encoder, 40, int8=True, mask_digits=False)
     with tempfile.TemporaryDirectory() as folder:
         graph = Path(folder) / "encoder.onnx"
-        write_graph(pretrained, graph, int8=True)
+        write_graph(pretrained, graph, int8=True, spare=True)
         size = graph.stat().st_size
         embedder = Embedder(graph, pretrained.words, task.threads)
     x = torch.from_numpy(embedder.embed(task.texts))

@@ -32,8 +32,9 @@ from models.text.pretrained import Embedder, Pretrained, Vectors, load_pretraine
 
 INT8_LOSS = 0.003
 """Share of valid rows (mean over levels) that the int8 graph may lose; above it the graph stays fp32."""
-INT8_CLOSENESS = 0.8
-"""Least mean cosine of an encoder's int8 vectors to its fp32 ones; below it the graph is not the encoder any more."""
+INT8_CLOSENESS = 0.95
+"""Least mean cosine of an encoder's int8 vectors to its fp32 ones. Below it the products that int8 spoils most are
+spared; if that is not enough, the graph stays fp32."""
 COMPARED_TEXTS = 200
 DRAWN_BACK = (0.0, 0.1, 0.2, 0.3, 0.45, 0.6)
 """Factors tried on the legal texts' part of a direction, in shares of its own scale."""
@@ -70,6 +71,8 @@ class EncoderNet:
         torch.manual_seed(materials.seed)
         torch.set_num_threads(materials.settings.train.threads)
         self.int8 = self.settings.int8
+        self.spared: set[int] = set()
+        """Numbers of the encoders of which some products are not int8."""
         self._load()
         self._folder = tempfile.TemporaryDirectory(prefix="hscode-encoder-")
         self._embedders: list[Embedder] = []
@@ -83,8 +86,9 @@ class EncoderNet:
         if not self.int8:
             training, _ = self._fit_head(watch)
             return training | {"int8": {"kept": False}}
-        measured = {"cosine": self._closeness()}
-        if measured["cosine"] >= INT8_CLOSENESS:
+        closeness = self._closeness()
+        measured: dict[str, Any] = {"cosine": closeness, "spared": sorted(self.spared)}
+        if closeness >= INT8_CLOSENESS:
             training, score = self._fit_head(watch)
             valid = self.materials.valid
             full = mean_accuracy(self.materials, self._scores(joined(self._in_full(valid.texts))), valid.codes)
@@ -121,9 +125,10 @@ class EncoderNet:
             self.encoder = SeveralEncoders({str(i): one for i, one in enumerate(words)})
 
     def _graph(self, number: int) -> Path:
-        path = Path(self._folder.name) / f"{number}.{'int8' if self.int8 else 'full'}.onnx"
+        spare = number in self.spared
+        path = Path(self._folder.name) / f"{number}.{('spared' if spare else 'int8') if self.int8 else 'full'}.onnx"
         if not path.exists():
-            write_graph(self.pretrained[number], path, self.int8)
+            write_graph(self.pretrained[number], path, self.int8, spare)
         return path
 
     def _embedder(self, graph: Path, pretrained: Pretrained) -> Embedder:
@@ -207,11 +212,21 @@ class EncoderNet:
         return max(DRAWN_BACK, key=likelihood) if any((t >= 0).any() for t in truths.values()) else 0.0
 
     def _closeness(self) -> float:
-        """Mean cosine of the int8 graphs' vectors to the fp32 ones', of the encoder where it is least."""
+        """Mean cosine of the int8 graphs' vectors to the fp32 ones', of the encoder where it is least; one that is not
+        close enough has products spared first."""
         texts = [*self.materials.valid.texts, *self.materials.train.texts][:COMPARED_TEXTS]
-        vectors = [self._embedder(self._graph(i), one).embed(texts) for i, one in enumerate(self.pretrained)]
-        full = self._in_full(texts)
-        return min(float((own * other).sum(axis=1).mean()) for own, other in zip(vectors, full, strict=True))
+        found = []
+        for i, full in enumerate(self._in_full(texts)):
+            close = self._cosine(i, texts, full)
+            if close < INT8_CLOSENESS:
+                self.spared.add(i)
+                close = self._cosine(i, texts, full)
+            found.append(close)
+        return min(found)
+
+    def _cosine(self, number: int, texts: Sequence[str], full: Vectors) -> float:
+        vectors = self._embedder(self._graph(number), self.pretrained[number]).embed(texts)
+        return float((vectors * full).sum(axis=1).mean())
 
     def _in_full(self, texts: Sequence[str]) -> list[Vectors]:
         """The fp32 graphs' vectors of texts, by encoder."""

@@ -28,6 +28,7 @@ AGREEMENT = 1e-4
 """Largest difference of an embedding's coordinate between torch and the fp32 graph."""
 PROBES = ("Cotton shirt", "a", "Hand-knitted woollen pullover for children, 12 pcs", "")
 OPSET = 17
+_FEED_FORWARD = re.compile(r"(?<!attention)/output/dense/")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -117,8 +118,11 @@ def _pooling(folder: Path) -> str:
     return "cls" if content.get("pooling_mode_cls_token") else "mean"
 
 
-def write_graph(pretrained: Pretrained, path: Path, int8: bool) -> None:
+def write_graph(pretrained: Pretrained, path: Path, int8: bool, spare: bool = False) -> None:
     """Write the ONNX graph `ids` (n, T) → `embedding` float32 (n, D), both axes dynamic, to `path`.
+
+    `int8` makes its products int8; `spare` leaves the second product of each feed-forward layer as it is, whose inputs
+    have the largest outliers of a transformer (Dettmers et al. 2022, LLM.int8()).
 
     Raises RuntimeError where the graph, before it is made int8, does not give torch's embeddings.
     """
@@ -146,7 +150,10 @@ def write_graph(pretrained: Pretrained, path: Path, int8: bool) -> None:
         return
     import logging
 
+    import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    products = [node.name for node in onnx.load(str(full)).graph.node if node.op_type == "MatMul"]
 
     logging.getLogger().addFilter(_no_preprocessing_advice)
     try:
@@ -157,6 +164,7 @@ def write_graph(pretrained: Pretrained, path: Path, int8: bool) -> None:
             # Seven bits: with eight, processors that have AVX2 but no VNNI saturate in the middle of a product.
             reduce_range=True,
             weight_type=QuantType.QInt8,
+            nodes_to_exclude=[name for name in products if spare and _FEED_FORWARD.search(name)],
             extra_options={"MatMulConstBOnly": True},
         )
     finally:

@@ -48,7 +48,7 @@ def test_learns_its_rows_and_says_in_the_card_whether_int8_was_kept(bundle: Bund
     p = bundle.probabilities(rows["description"].to_list())
     right = np.array(bundle.classes)[p.argmax(axis=1)] == rows["hs6"].to_numpy()
     assert right.mean() > 0.8, bundle.card["training"]
-    assert set(bundle.card["training"]["int8"]) == {"kept", "cosine", "valid_score", "valid_score_fp32"}
+    assert set(bundle.card["training"]["int8"]) == {"kept", "cosine", "spared", "valid_score", "valid_score_fp32"}
     assert bundle.card["export"]["largest_difference"] < 1e-4
 
 
@@ -91,6 +91,7 @@ def test_int8_that_loses_too_much_is_not_kept(
     monkeypatch.setattr(f"models.nets.encoder.{limit}", value)
     card = train_bundle("encoder", parts, None, settings(tiny, "models.encoder.epochs=2"), tmp_path / "full")
     assert card["training"]["int8"]["kept"] is False
+    assert card["training"]["int8"]["spared"] == ([0] if limit == "INT8_CLOSENESS" else [])
     full = Bundle.load(tmp_path / "full")
     assert full.encoder.rows_at_once > 1
     np.testing.assert_allclose(
@@ -110,6 +111,25 @@ def test_int8_weights_leave_room_for_processors_without_vnni(tiny: Path, tmp_pat
     whole = [each for each in weights if each.dtype == np.int8 and each.ndim == 2]
     assert whole
     assert max(np.abs(each.astype(int)).max() for each in whole) <= 64
+
+
+def test_an_encoder_that_int8_spoils_spares_its_feed_forward_outputs(
+    parts: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnx
+
+    from models.nets.encoder import EncoderNet
+
+    monkeypatch.setattr(EncoderNet, "_cosine", lambda self, *_: 0.99 if self.spared else 0.5)
+    card = train_bundle("encoder", parts, None, settings(tiny), tmp_path / "spared")
+    assert {key: card["training"]["int8"][key] for key in ("kept", "cosine", "spared")} == {
+        "kept": True, "cosine": 0.99, "spared": [0],
+    }  # fmt: skip
+    nodes = onnx.load(str(tmp_path / "spared" / "model.onnx")).graph.node
+    whole = [node.name for node in nodes if node.op_type == "MatMul" and "/output/dense/" in node.name]
+    assert whole
+    assert not any("attention" in name for name in whole)
+    assert any("attention/output/dense" in node.name for node in nodes if node.op_type == "MatMulInteger")
 
 
 def test_two_encoders_stand_side_by_side_under_one_head(parts: Path, tiny: Path, tmp_path: Path) -> None:
