@@ -63,7 +63,7 @@ test-here: install
 	$(BIN)/pytest -n 2 --dist loadfile -m 'not cluster and not long'
 
 test-kserve: install
-	$(BIN)/pytest -m 'cluster and not long' --ignore tests/serving/test_canary_places.py
+	$(BIN)/pytest -m 'cluster and not long' tests/e2e tests/manifests
 
 test-cluster: install
 	$(BIN)/pytest -m 'cluster and not long'
