@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Protocol
 
+from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.exc import StaleDataError
@@ -141,7 +142,8 @@ class Controller:
         if challenger is None:
             return
         with self.state.read() as session:
-            if journal.tried(session, self.model, challenger.number, self.service, self.namespace):
+            tried = select(Canary.id).where(Canary.model == self.model, Canary.challenger_version == challenger.number)
+            if session.scalars(tried.limit(1)).first() is not None:
                 return
         champion = self.versions.find(CHAMPION)
         if champion is not None and champion.number == challenger.number:

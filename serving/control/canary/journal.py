@@ -105,16 +105,6 @@ def undecided(session: Session, namespace: str | None = None) -> list[Canary]:
     return list(session.scalars(query))
 
 
-def tried(session: Session, model: str, version: str, service: str, namespace: str | None = None) -> bool:
-    """Whether a service (of one namespace) has or had a canary of a version as challenger."""
-    query = select(Canary.id).where(
-        Canary.model == model, Canary.challenger_version == version, Canary.service == service
-    )
-    if namespace is not None:
-        query = query.where(Canary.namespace == namespace)
-    return session.scalars(query.limit(1)).first() is not None
-
-
 def find(session: Session, canary_id: int | None = None) -> Canary:
     """One by id, else the newest; raises UserError."""
     query = select(Canary).order_by(Canary.id.desc()).limit(1)
