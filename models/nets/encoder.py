@@ -125,10 +125,13 @@ class EncoderNet:
             self.encoder = SeveralEncoders({str(i): one for i, one in enumerate(words)})
 
     def _graph(self, number: int) -> Path:
-        spare = number in self.spared
-        path = Path(self._folder.name) / f"{number}.{('spared' if spare else 'int8') if self.int8 else 'full'}.onnx"
+        return self._written(number, "full" if not self.int8 else "spared" if number in self.spared else "int8")
+
+    def _written(self, number: int, form: str) -> Path:
+        """An encoder's graph as `full` fp32, as `int8`, or as int8 with products `spared`; written once."""
+        path = Path(self._folder.name) / f"{number}.{form}.onnx"
         if not path.exists():
-            write_graph(self.pretrained[number], path, self.int8, spare)
+            write_graph(self.pretrained[number], path, int8=form != "full", spare=form == "spared")
         return path
 
     def _embedder(self, graph: Path, pretrained: Pretrained) -> Embedder:
@@ -230,13 +233,7 @@ class EncoderNet:
 
     def _in_full(self, texts: Sequence[str]) -> list[Vectors]:
         """The fp32 graphs' vectors of texts, by encoder."""
-        found = []
-        for one in self.pretrained:
-            path = Path(self._folder.name) / "compared.onnx"
-            write_graph(one, path, int8=False)
-            found.append(self._embedder(path, one).embed(texts))
-            path.unlink()
-        return found
+        return [self._embedder(self._written(i, "full"), one).embed(texts) for i, one in enumerate(self.pretrained)]
 
     def _embedded(self, texts: Sequence[str]) -> Vectors:
         """(n, D) by the graphs; kept beside the work folder, where a later seed on the same rows finds them too."""

@@ -312,7 +312,7 @@ class KServeDeployer:
                 if _webhook_away(error):
                     last = time.monotonic() > webhook_ends
                 if error.status in (429, 500, 502, 503, 504) and not last:
-                    time.sleep(min(0.2 * 2**attempt, 2))
+                    time.sleep(0.2 * 2 ** min(attempt, API_RETRIES - 2))
                     continue
                 raise UserError(f"{_message(error)} (status {error.status})", f"{method} {path}") from None
             except HTTPError as error:

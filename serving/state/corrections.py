@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sqlalchemy import select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from models.errors import UserError
 from models.hs.codes import normalise_code
-from serving.state.database import State
+from serving.state.database import State, insert_into
 from serving.state.events import text_hash
 from serving.state.tables import Answer, Correction, Event
 
@@ -166,8 +165,7 @@ def record(state: State, said: Sequence[Said], now: datetime | None = None) -> R
         rows = [_row(session, one, now) for one in {one.ce_id: one for one in reversed(said)}.values()]
         if not rows:
             return Recorded((), ())
-        dialect = sqlite if state.dialect == "sqlite" else postgresql
-        statement = dialect.insert(Correction).on_conflict_do_nothing(index_elements=[Correction.ce_id])
+        statement = insert_into(state.dialect, Correction).on_conflict_do_nothing(index_elements=[Correction.ce_id])
         new = set(session.scalars(statement.returning(Correction.ce_id), rows))
     given = [one.ce_id for one in said]
     duplicates = [name for i, name in enumerate(given) if name not in new or name in given[:i]]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
 from sqlalchemy.orm import Session
 
@@ -29,6 +30,11 @@ _POSTGRESQL_TIMEOUTS = {
 """libpq's; seconds, the last in milliseconds. Without them a server that vanished is waited for by minutes."""
 _ADVISORY_LOCK = 0x68735F636F6465
 """Key of PostgreSQL's advisory lock that lets one process migrate at a time."""
+
+
+def insert_into(dialect: str, table: Any) -> Any:
+    """The dialect's own INSERT into a table or mapped class, which can say what happens on a conflict."""
+    return (sqlite if dialect == "sqlite" else postgresql).insert(table)
 
 
 class State:

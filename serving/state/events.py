@@ -11,10 +11,9 @@ from functools import cache
 from typing import Any, TypeVar, cast
 
 from sqlalchemy import Row, Table, func, insert, or_, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from serving.state.database import State
+from serving.state.database import State, insert_into
 from serving.state.tables import Answer, Event
 
 
@@ -166,9 +165,8 @@ def _store_whole(session: Session, rows: list[dict[str, Any]]) -> list[Row[Any]]
 
 @cache
 def _whole(dialect: str) -> Any:
-    table = Event.__table__
-    statement = (sqlite if dialect == "sqlite" else postgresql).insert(table)
-    return statement.on_conflict_do_nothing(index_elements=[table.c.ce_id]).returning(*_columns())
+    statement = insert_into(dialect, Event.__table__)
+    return statement.on_conflict_do_nothing(index_elements=["ce_id"]).returning(*_columns())
 
 
 _OF_FIRST_HALF = ("ce_id", "namespace", "service", "at", "stored_at", "cold", "version")
@@ -184,7 +182,7 @@ def _store_half(session: Session, half: str, rows: list[dict[str, Any]]) -> list
 @cache
 def _half(dialect: str, half: str, given: tuple[str, ...]) -> Any:
     table = Event.__table__.c
-    statement = (sqlite if dialect == "sqlite" else postgresql).insert(Event.__table__)
+    statement = insert_into(dialect, Event.__table__)
     filled = {name: statement.excluded[name] for name in given if name not in _OF_FIRST_HALF}
     statement = statement.on_conflict_do_update(
         index_elements=[table.ce_id],

@@ -6,10 +6,9 @@ import uuid
 from typing import Protocol
 
 from sqlalchemy import ColumnElement, Float, case, literal_column, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from serving.state.database import State
+from serving.state.database import State, insert_into
 from serving.state.tables import LeaseRow
 
 
@@ -54,10 +53,9 @@ class SqlLease:
 
     def hold(self) -> bool:
         """Take or renew in one statement: of any number that try at once, one gets it."""
-        insert = sqlite.insert if self._state.dialect == "sqlite" else postgresql.insert
         row = LeaseRow.__table__.c
         now = _now(self._state.dialect)
-        statement = insert(LeaseRow).values(
+        statement = insert_into(self._state.dialect, LeaseRow).values(
             name=self._name, holder=self._holder, token=1, expires_at=now + self._seconds
         )
         taken = statement.on_conflict_do_update(

@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any, NamedTuple
 
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
@@ -20,7 +19,7 @@ from serving.control.faults import crash_point
 from serving.control.monitor.counters import Counters
 from serving.control.monitor.received import Malformed, Received
 from serving.control.monitor.sketches import Knows, Sketch
-from serving.state.database import State
+from serving.state.database import State, insert_into
 from serving.state.events import Request, Response, Stored, store_events
 from serving.state.lease import holder_name
 from serving.state.tables import Sketch as SketchRow
@@ -252,7 +251,7 @@ class Writer:
 
 @cache
 def _upsert_sketches(dialect: str) -> Any:
-    statement = (sqlite if dialect == "sqlite" else postgresql).insert(SketchRow.__table__)
+    statement = insert_into(dialect, SketchRow.__table__)
     return statement.on_conflict_do_update(
         index_elements=["service", "version", "begins_at", "writer"], set_={"counts": statement.excluded.counts}
     )
