@@ -141,7 +141,7 @@ class Train(Section):
     seed: int = 17
     """Start values, order of rows, dropout."""
     threads: int = 2
-    """CPU threads of torch and scikit-learn."""
+    """CPU threads of torch, processes of scikit-learn."""
     upsample: float = Field(0.5, ge=0, le=1)
     """Stratified up-sampling of the training part: 0 leaves class sizes alone, 1 makes all classes as large as the
     largest; drawn in proportion to size^(1-upsample)."""

@@ -14,12 +14,11 @@ machine's largest. That is part of the model, not of its export: `logits` and th
 graph walks only the weights of a text's own features, so a short text costs little however many machines there are.
 """
 
-import threading
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +38,8 @@ USUAL = np.array([8.0, 14.0, 3.0, 1.0, -0.8])
 begins, and what stands where valid cannot tell."""
 STEPS = np.array([4.0, 7.0, 0.5, 0.5, 0.4])
 """How far the fit first tries to go from there."""
+WORTH_PROCESSES = 2e7
+"""Non-zero features times machines from which on fitting takes longer than starting a process does."""
 
 
 def build(materials: Materials) -> "LinearSVCs":
@@ -126,36 +127,23 @@ class LinearSVCs:
         onnx.save(graph, str(path))
 
     def _fit_level(self, features: Any, labels: Ints, weights: Floats, first: int) -> None:
-        """Machines of one level, each against all other rows, some at a time on each thread."""
+        """Machines of one level, each against all other rows, some at a time in each process. Processes, because
+        liblinear draws from one generator that all threads of a process share, so threads made every fit another."""
+        from joblib import Parallel, delayed
+
         settings, names = self.settings, np.unique(labels)
         if len(names) < 2:
             return
-        queue = list(np.array_split(names, max(1, len(names) // settings.machines_a_fit)))
-        total, failed, lock = len(queue), list[BaseException](), threading.Lock()
-
-        def work() -> None:
-            while True:
-                with lock:
-                    if not queue or failed:
-                        return
-                    own = queue.pop()
-                try:
-                    fitted = fit_against_rest(features, labels, weights, own, settings.cost, settings.tolerance)
-                except BaseException as error:
-                    failed.append(error)
-                    return
-                with lock:
-                    self.machines.put(own + first, *fitted, settings.prune)
-                    done = (self.machines.put_so_far / len(self.machines.scale)) ** 0.5
-                    report(self.materials.step, 0.95 * done, 1, f"{total - len(queue)} of {total} parts of a level")
-
-        threads = [threading.Thread(target=work) for _ in range(max(1, self.materials.settings.train.threads))]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        if failed:
-            raise failed[0]
+        parts = np.array_split(names, max(1, len(names) // settings.machines_a_fit))
+        processes = self.materials.settings.train.threads if features.nnz * len(names) >= WORTH_PROCESSES else 1
+        fit = delayed(fit_and_prune)
+        fitted = Parallel(n_jobs=min(processes, len(parts)), return_as="generator", mmap_mode="c")(
+            fit(features, labels, weights, part, settings.cost, settings.tolerance, settings.prune) for part in parts
+        )
+        for number, (part, machines) in enumerate(zip(parts, fitted, strict=True), start=1):
+            self.machines.put(part + first, machines)
+            done = (self.machines.put_so_far / len(self.machines.scale)) ** 0.5
+            report(self.materials.step, 0.95 * done, 1, f"{number} of {len(parts)} parts of a level")
 
     def _fit_vague(self, features: Any, weights: Floats) -> None:
         """One machine for vague texts, as their chapter. They are no counter-examples to the other machines: there they
@@ -164,8 +152,9 @@ class LinearSVCs:
         if self.materials.vague is None or labels.all():
             return
         one = np.zeros(1, dtype=np.int64)
-        fitted = fit_against_rest(features, labels, weights, one, self.settings.cost, self.settings.tolerance)
-        self.machines.put(one + self.chapters.index(VAGUE), *fitted, self.settings.prune)
+        settings = self.settings
+        fitted = fit_and_prune(features, labels, weights, one, settings.cost, settings.tolerance, settings.prune)
+        self.machines.put(one + self.chapters.index(VAGUE), fitted)
 
     def _fit_within_headings(self, features: Any, weights: Floats, first: int) -> None:
         """Machines of subheadings against their siblings."""
@@ -180,7 +169,7 @@ class LinearSVCs:
             own = np.unique(labels)
             if len(own) == 1:
                 # Nothing to tell apart, but before siblings that have no row at all.
-                self.machines.put(own + first, np.zeros((1, features.shape[1])), np.zeros(1), settings.prune)
+                self.machines.put(own + first, pruned(np.zeros((1, features.shape[1])), np.zeros(1), settings.prune))
                 continue
             part = features[members]
             columns = np.unique(part.indices)
@@ -189,7 +178,7 @@ class LinearSVCs:
             )
             wide = np.zeros((len(own), features.shape[1]))
             wide[:, columns] = narrow
-            self.machines.put(own + first, wide, bias, settings.prune)
+            self.machines.put(own + first, pruned(wide, bias, settings.prune))
 
     def _weigh_levels(self) -> None:
         """Sigmoid and weights that make the true codes of valid most likely among all codes; then the vague machine's
@@ -265,6 +254,28 @@ class LinearSVCs:
         return sparse.csr_matrix((values, columns, pointers), shape=(len(texts), len(self.encoder.terms)))
 
 
+class Machine(NamedTuple):
+    """Pruned weights of one machine: `steps` of -127..127 at features `at`, times `scale`; and how many were fitted."""
+
+    at: npt.NDArray[np.int32]
+    steps: npt.NDArray[np.int8]
+    scale: float
+    bias: float
+    fitted: int
+
+
+def pruned(weights: Floats, bias: Floats, prune: float) -> list[Machine]:
+    """What counts of (k, features) `weights` and (k,) `bias` of k machines."""
+    machines = []
+    for row, b in zip(weights, bias, strict=True):
+        largest = float(np.abs(row).max()) or 1.0
+        scale = np.float32(largest / 127)
+        at = np.flatnonzero(np.abs(row) >= max(prune, largest / 254)).astype(np.int32)
+        steps = np.rint(row[at] / scale).astype(np.int8)
+        machines.append(Machine(at, steps, float(scale), float(b), int(np.count_nonzero(row))))
+    return machines
+
+
 class Machines:
     """Pruned weights of all machines: steps of -127..127, times `scale` of the machine, plus `bias`. A machine that is
     not put, for want of rows, is as far from every text as one can be: -1."""
@@ -281,14 +292,12 @@ class Machines:
         """Machines put."""
         return len(self._kept)
 
-    def put(self, numbers: Ints, weights: Floats, bias: Floats, prune: float) -> None:
-        """Keep what counts of (k, features) `weights` of k machines."""
-        for c, row, b in zip(numbers.tolist(), weights, bias, strict=True):
-            largest = float(np.abs(row).max()) or 1.0
-            self.fitted += int(np.count_nonzero(row))
-            self.scale[c], self.bias[c] = largest / 127, b
-            at = np.flatnonzero(np.abs(row) >= max(prune, largest / 254))
-            self._kept[c] = at.astype(np.int32), np.rint(row[at] / self.scale[c]).astype(np.int8)
+    def put(self, numbers: Ints, machines: Sequence[Machine]) -> None:
+        """Keep fitted machines under their numbers."""
+        for c, machine in zip(numbers.tolist(), machines, strict=True):
+            self.fitted += machine.fitted
+            self.scale[c], self.bias[c] = machine.scale, machine.bias
+            self._kept[c] = machine.at, machine.steps
 
     def move(self, number: int, factor: float, offset: float) -> None:
         """Make a machine say `factor` times what it said, plus `offset`."""
@@ -382,6 +391,13 @@ def fit_against_rest(
         # Two classes are one machine, whose positive side is the second.
         coefficients, bias = np.concatenate([-coefficients, coefficients]), np.concatenate([-bias, bias])
     return coefficients[: len(classes)], bias[: len(classes)]
+
+
+def fit_and_prune(
+    features: Any, labels: Ints, weights: Floats, classes: Ints, cost: float, tolerance: float, prune: float
+) -> list[Machine]:
+    """`fit_against_rest`, as it is kept."""
+    return pruned(*fit_against_rest(features, labels, weights, classes, cost, tolerance), prune)
 
 
 def sparse_graph(

@@ -28,7 +28,7 @@ from tests.serving.tiny_bundle import write_tiny_bundle
 pytestmark = pytest.mark.slow
 
 SMALL = {
-    "HSCODE__DATA__SAMPLE_ROWS": "1500", "HSCODE__TEXT__DIMENSIONS": "24", "HSCODE__MODELS__KINDS": "[svc]",
+    "HSCODE__DATA__SAMPLE_ROWS": "3000", "HSCODE__TEXT__DIMENSIONS": "24", "HSCODE__MODELS__KINDS": "[svc]",
     "HSCODE__TRAIN__UPSAMPLE": "0", "HSCODE__RETRAIN__WARM_START": "true", "HSCODE__GATE__RESAMPLES": "200",
     "HSCODE__TRIGGER__LOOK_SECONDS": "0.2", "HSCODE__DEPLOY__ROLLOUT": "direct", "OMP_NUM_THREADS": "2",
 }  # fmt: skip
@@ -70,7 +70,7 @@ def correct(state: State, rows: list[tuple[str, str]]) -> None:
 def test_a_wish_at_the_trigger_becomes_a_challenger_that_knows_the_corrections(tmp_path: Path) -> None:
     home = tmp_path / "home"
     hscode("run", "--home", home)
-    rows = pl.read_csv(next(home.glob("sample/synthetic-1500.csv")), schema_overrides={"code": pl.String})
+    rows = pl.read_csv(next(home.glob("sample/synthetic-3000.csv")), schema_overrides={"code": pl.String})
     rows = rows.drop_nulls(["description", "code"]).filter(pl.col("code").str.len_chars() == 6)
     said = [(f"{text} (corrected)", code) for text, code in rows.select("description", "code").head(30).iter_rows()]
     state = open_state(f"sqlite:///{home.resolve()}/state.db")
@@ -94,7 +94,8 @@ def test_a_wish_at_the_trigger_becomes_a_challenger_that_knows_the_corrections(t
     assert (found["status"], found["deliveries"], found["decision"]) == ("succeeded", 2, "run"), found
     versions = hscode("models", "list", "--home", home)
     # Rollout is direct in these settings: a retraining ends in a canary all the same.
-    assert [each["aliases"] for each in versions] == [["challenger"], ["champion"]]
+    gates = [json.loads(file.read_text())["reason"] for file in home.glob("kfp/**/gate.json")]
+    assert [each["aliases"] for each in versions] == [["challenger"], ["champion"]], gates
     lineage = hscode("models", "lineage", "challenger", "--home", home)
     assert lineage["triggered_by"] == "person:one" == lineage["triggers"][0]["key"]
     assert lineage["run"]["name"] == found["run"] == lineage["pipeline_run"]

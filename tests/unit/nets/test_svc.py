@@ -11,7 +11,7 @@ from sklearn.svm import LinearSVC
 from config.settings import Settings
 from models.bundle import Bundle
 from models.nets.base import Materials, Rows
-from models.nets.svc import LinearSVCs, Machines, _evidence, fit_against_rest, merge_paths
+from models.nets.svc import LinearSVCs, Machines, _evidence, fit_against_rest, merge_paths, pruned
 from models.training import load_materials, train_bundle
 
 
@@ -32,6 +32,29 @@ def test_many_machines_in_one_call_are_each_what_it_would_be_alone() -> None:
         np.testing.assert_allclose(bias[k], alone.intercept_[0], atol=1e-3)
 
 
+@pytest.mark.parametrize("worth", [0, 1e12], ids=["processes", "here"])
+def test_machines_are_the_same_each_time(materials: Materials, monkeypatch: pytest.MonkeyPatch, worth: float) -> None:
+    """Threads draw from liblinear's one generator: this test failed with them."""
+    monkeypatch.setattr("models.nets.svc.WORTH_PROCESSES", worth)
+    svc, train = materials.settings.models.svc, materials.settings.train
+    models = materials.settings.models.model_copy(update={"svc": svc.model_copy(update={"machines_a_fit": 2})})
+    settings = materials.settings.model_copy(
+        update={"models": models, "train": train.model_copy(update={"threads": 2})}
+    )
+    random = np.random.default_rng(5)
+    features = sparse.random(900, 300, 0.1, random_state=2, format="csr")
+    labels = random.integers(0, 24, 900)
+    fitted = []
+    for _ in range(2):
+        svcs = LinearSVCs(replace(materials, settings=settings))
+        svcs.machines = Machines(24, 300)
+        svcs._fit_level(features, labels, np.ones(900), 0)
+        svcs.machines.close()
+        fitted.append((svcs.machines.steps.toarray(), svcs.machines.scale, svcs.machines.bias))
+    for one, two in zip(*fitted, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
 def test_two_classes_in_all_are_two_machines() -> None:
     features = sparse.csr_matrix(np.eye(4))
     weights, _ = fit_against_rest(features, np.array([0, 0, 1, 1]), np.ones(4), np.array([0, 1]), 5.0, 1e-3)
@@ -41,7 +64,7 @@ def test_two_classes_in_all_are_two_machines() -> None:
 
 def test_small_weights_are_dropped_and_the_rest_kept_to_half_a_step() -> None:
     machines = Machines(2, 4)
-    machines.put(np.array([1]), np.array([[1.27, -0.5, 0.004, 0.02]]), np.array([0.3]), prune=0.01)
+    machines.put(np.array([1]), pruned(np.array([[1.27, -0.5, 0.004, 0.02]]), np.array([0.3]), prune=0.01))
     machines.close()
     dense = machines.steps.toarray() * machines.scale[:, None]
     np.testing.assert_allclose(dense[1], [1.27, -0.5, 0.0, 0.02], atol=0.005)
