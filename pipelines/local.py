@@ -127,9 +127,19 @@ def execute(pipeline: Any, arguments: Mapping[str, Any], home: Path, key: str, p
     last: dict[str, Any] = {}
     try:
         with log.open("a", encoding="utf-8") as out, _followed(lines, progress, last):
-            return _run_quietly(pipeline, arguments, home, out)
+            return _run_quietly(_without_retries(pipeline), arguments, home, out)
     except Exception as error:
         raise _explained(error, last, home, log) from error
+
+
+def _without_retries(pipeline: Any) -> Any:
+    """On a cluster a step gets new pods when its node is lost. Here `kfp.local` would start a step again, half a minute
+    and a minute later, that has said what is wrong with the user's file."""
+    spec = pipeline.pipeline_spec
+    for graph in (spec.root, *spec.components.values()):
+        for task in graph.dag.tasks.values():
+            task.ClearField("retry_policy")
+    return pipeline
 
 
 def _run_quietly(pipeline: Any, arguments: Mapping[str, Any], home: Path, out: Any) -> dict[str, Any]:

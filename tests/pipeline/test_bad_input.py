@@ -105,6 +105,8 @@ def test_a_file_that_cannot_be_used(make: object, said: str, tmp_path: Path, hom
     assert_one_line(hscode("run", "--data", path, "--home", home), said)
     assert_one_line(hscode("data", "check", path), said)
     assert not (home / "mlflow-artifacts").exists()
+    lines = [line for file in home.glob("runs/*/progress.jsonl") for line in file.read_text().splitlines()]
+    assert sum('"started"' in line for line in lines) <= 1, "a file is no better at the second try"
 
 
 @pytest.fixture

@@ -45,6 +45,7 @@ def serve(
         limit_concurrency=CONNECTIONS,
         timeout_graceful_shutdown=GRACE_SECONDS,
         server_header=False,
+        proxy_headers=False,
     )
     taken = listener.getsockname()[1]
     log.info("monitor on http://%s:%d", address, taken)

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import threading
+import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -138,7 +139,11 @@ class Writer:
         return waiting.done
 
     def _write(self) -> None:
+        # A transaction costs as much for one event as for thirty, so under load they wait for each other; an event that
+        # comes alone does not wait.
+        pause, ended = self.settings.pause_ms / 1000, 0.0
         while True:
+            time.sleep(max(0.0, ended + pause - time.monotonic()))
             with self._some:
                 while not self._line and not self._stopping:
                     self._some.wait()
@@ -146,6 +151,7 @@ class Writer:
                     return
                 batch = [self._line.popleft() for _ in range(min(len(self._line), self.settings.batch_events))]
             self._loop.call_soon_threadsafe(_tell, batch, self._store(batch))
+            ended = time.monotonic()
 
     def _store(self, batch: list[Waiting]) -> list[Outcome]:
         try:
