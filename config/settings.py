@@ -619,8 +619,8 @@ class Monitor(Section):
     """Bytes of bodies being read or not yet committed; past it 503. Bounds the memory."""
     batch_events: int = Field(500, ge=1)
     """Events of one transaction at most: past some hundred the commit is no longer what costs."""
-    pause_ms: float = Field(5, ge=0)
-    """Milliseconds from one transaction to the next: what comes meanwhile shares it."""
+    gather_ms: float = Field(5, ge=0)
+    """Milliseconds from one transaction to the next at most, while more events come: they share it."""
     commit_seconds: float = Field(4, gt=0)
     """How long an event waits for its commit before it is answered 503; senders give up after 5 s."""
     future_seconds: float = Field(300, ge=0)

@@ -27,6 +27,8 @@ from serving.state.tables import Sketch as SketchRow
 
 log = logging.getLogger("hscode.monitor")
 
+GROWS_SECONDS = 0.001
+"""A line that did not grow within them does not grow."""
 HELD_SKETCHES = 500
 """Sketches that one writer goes on counting in; then it begins new rows."""
 ATTEMPTS = 3
@@ -138,12 +140,18 @@ class Writer:
             self._some.notify()
         return waiting.done
 
+    def _gather(self, until: float) -> None:
+        """Let the line grow while it grows, until a time at most. A transaction costs nearly as much for one event as
+        for thirty, so under load they share it; an event that comes alone does not wait."""
+        waited = -1
+        while len(self._line) > waited and time.monotonic() < until:
+            waited = len(self._line)
+            time.sleep(GROWS_SECONDS)
+
     def _write(self) -> None:
-        # A transaction costs as much for one event as for thirty, so under load they wait for each other; an event that
-        # comes alone does not wait.
-        pause, ended = self.settings.pause_ms / 1000, 0.0
+        ended = 0.0
         while True:
-            time.sleep(max(0.0, ended + pause - time.monotonic()))
+            self._gather(ended + self.settings.gather_ms / 1000)
             with self._some:
                 while not self._line and not self._stopping:
                     self._some.wait()
