@@ -25,14 +25,13 @@ dockerfile_training := components/Dockerfile
 dockerfile_mlflow := manifests/images/mlflow/Dockerfile
 image = $(if $(REGISTRY),$(REGISTRY)/)hscode/$(1):$(TAG)
 
-.PHONY: help install run loop test test-here test-kserve test-cluster test-all fast lint compile images push manifests kind-up kind-down clean
+.PHONY: help install run loop test test-here test-cluster test-all fast lint compile images push manifests kind-up kind-down clean
 
 help:
 	@echo 'make run      run the pipeline on the shipped sample: train, register, deploy, ask three questions'
 	@echo '              DATA=FILE NOMENCLATURE=FILE takes your own rows, CONFIG=FILE your settings'
 	@echo 'make loop     the whole loop in some minutes: train, serve, shift, alarm, retrain, canary, promotion (docs/loop.md)'
-	@echo 'make test     lint, types and tests, some of them on ../shared/cluster (make fast: the quick ones; make test-cluster: more there;'
-	@echo '              make test-all: all)'
+	@echo 'make test     lint, types and tests, some of them on ../shared/cluster (make fast: the quick ones; make test-all: all)'
 	@echo 'make compile  the pipelines as files for Kubeflow, in dist/pipelines'
 	@echo 'make images   the images, REGISTRY=… TAG=… (make push hands them to the registry)'
 	@echo 'make manifests  the overlays as kubectl renders them, in dist/manifests'
@@ -57,13 +56,10 @@ loop: install
 
 # Both at once: tests on a cluster wait for the most part. Where ../shared/cluster is not, they are skipped with that reason.
 test: lint
-	$(MAKE) --no-print-directory -j 2 test-here test-kserve
+	$(MAKE) --no-print-directory -j 2 test-here test-cluster
 
 test-here: install
 	$(BIN)/pytest -n 2 --dist loadfile -m 'not cluster and not long'
-
-test-kserve: install
-	$(BIN)/pytest -m 'cluster and not long' tests/e2e tests/manifests
 
 test-cluster: install
 	$(BIN)/pytest -m 'cluster and not long'
