@@ -236,8 +236,7 @@ def write_bundle(
         "training": dict(training)
         | {
             "seconds": round(time.monotonic() - began, 1),
-            "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            // (1 if platform.system() == "Darwin" else 1024),
+            "peak_memory_mb": _peak_memory_mb(settings.train.threads),
             "threads": settings.train.threads,
         },
         "export": {"compared_rows": len(compared), "largest_difference": difference},
@@ -271,6 +270,12 @@ def _latency(bundle: Bundle, texts: Sequence[str], rows: int = 200) -> dict[str,
         spent.append((time.thread_time() - start) * 1000)
     spent = spent[10:] or spent
     return {"p50": round(float(np.percentile(spent, 50)), 3), "p95": round(float(np.percentile(spent, 95)), 3)}
+
+
+def _peak_memory_mb(processes: int) -> int:
+    """This process's peak and, for each that it may have had beside it, that of the largest one that has ended."""
+    own, largest = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return int((own + processes * largest) // (2**20 if platform.system() == "Darwin" else 2**10))
 
 
 def commit() -> str:

@@ -130,20 +130,25 @@ class LinearSVCs:
         """Machines of one level, each against all other rows, some at a time in each process. Processes, because
         liblinear draws from one generator that all threads of a process share, so threads made every fit another."""
         from joblib import Parallel, delayed
+        from joblib.externals.loky import get_reusable_executor
 
         settings, names = self.settings, np.unique(labels)
         if len(names) < 2:
             return
         parts = np.array_split(names, max(1, len(names) // settings.machines_a_fit))
-        processes = self.materials.settings.train.threads if features.nnz * len(names) >= WORTH_PROCESSES else 1
+        worth = features.nnz * len(names) >= WORTH_PROCESSES
+        processes = min(len(parts), self.materials.settings.train.threads) if worth else 1
         fit = delayed(fit_and_prune)
-        fitted = Parallel(n_jobs=min(processes, len(parts)), return_as="generator", mmap_mode="c")(
+        fitted = Parallel(n_jobs=processes, return_as="generator", mmap_mode="c")(
             fit(features, labels, weights, part, settings.cost, settings.tolerance, settings.prune) for part in parts
         )
         for number, (part, machines) in enumerate(zip(parts, fitted, strict=True), start=1):
             self.machines.put(part + first, machines)
             done = (self.machines.put_so_far / len(self.machines.scale)) ** 0.5
             report(self.materials.step, 0.95 * done, 1, f"{number} of {len(parts)} parts of a level")
+        if processes > 1:
+            # Else they would live on for minutes, with their memory, and their CPU time would be nobody's.
+            get_reusable_executor(reuse=True).shutdown(wait=True)
 
     def _fit_vague(self, features: Any, weights: Floats) -> None:
         """One machine for vague texts, as their chapter. They are no counter-examples to the other machines: there they

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from scipy import sparse
 from sklearn.svm import LinearSVC
@@ -53,6 +54,7 @@ def test_machines_are_the_same_each_time(materials: Materials, monkeypatch: pyte
         fitted.append((svcs.machines.steps.toarray(), svcs.machines.scale, svcs.machines.bias))
     for one, two in zip(*fitted, strict=True):
         np.testing.assert_array_equal(one, two)
+    assert not [child for child in psutil.Process().children() if "popen_loky" in " ".join(child.cmdline())]
 
 
 def test_two_classes_in_all_are_two_machines() -> None:
