@@ -97,7 +97,7 @@ def hand_over(settings: Settings, number: str, rollout: str = "") -> str:
 
     With rollout (empty: the settings') `direct`, and for a first version (there is nothing to compare it with), it
     becomes champion once it is ready; with `canary` it becomes challenger with no traffic: the canary controller gives
-    it a share and decides.
+    it a share and decides. Raises as `make_champion`; the version stays registered.
     """
     registry = Registry(settings.registry.uri or "", settings.registry.model)
     champion = registry.find(CHAMPION)
@@ -111,11 +111,40 @@ def hand_over(settings: Settings, number: str, rollout: str = "") -> str:
 def make_champion(settings: Settings, reference: str) -> Version:
     """Serve a version (number or alias) with all traffic and, once it is ready, make it champion.
 
-    Raises DeployFailed where it does not become ready: then what served before serves on, and no alias has moved.
+    Raises DeployFailed where it does not become ready, UserError while a canary is undecided: then what served before
+    serves on, and no alias has moved.
     """
     from serving.deploy import deploy_version
 
     registry = Registry(settings.registry.uri or "", settings.registry.model)
     version = registry.resolve(reference)
+    _refuse_beside_a_canary(settings, version.number)
     deploy_version(settings, version)
     return registry.promote(version.number)
+
+
+def _refuse_beside_a_canary(settings: Settings, number: str) -> None:
+    """Raise where the service's canary is undecided on record, though it may have no share yet or no more.
+
+    Without a database (a step's pod has none) the share in the spec alone tells, which `deploy_version` looks at.
+    """
+    from serving.control.canary import journal
+    from serving.deploy import NotDeployed, open_deployer
+    from serving.deploy.release import canary_undecided
+    from serving.state import open_state
+
+    url = settings.state.url
+    if url is None or (url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists()):
+        return
+    try:
+        service = open_deployer(settings.deploy.target).status(settings.deploy.name)
+    except NotDeployed:
+        return
+    state = open_state(url)
+    try:
+        with state.read() as session:
+            open_ones = [row for row in journal.undecided(session, service.namespace) if row.service_uid == service.uid]
+    finally:
+        state.close()
+    for row in open_ones:
+        raise canary_undecided(service.name, f"version {row.challenger_version} is {row.state}", number)

@@ -13,6 +13,7 @@ from serving.control.canary.evidence import Arm, add_share, latency_bin, latency
 from serving.state import State, open_state
 from serving.state.events import Given, Request, Response, store_events, text_hash
 from serving.state.tables import Canary, CanaryStep, Correction
+from tests.unit.state.plans import plans_of
 
 T0 = datetime(2025, 5, 4, 12, tzinfo=UTC)
 POLICY = Policy(block_seconds=60, settle_seconds=30)
@@ -253,3 +254,20 @@ def test_a_share_keeps_its_mean(share: float) -> None:
     mean = sum(index / 10 * weight for index, weight in histogram.items())
     assert sum(histogram.values()) == pytest.approx(1.0)
     assert mean == pytest.approx(min(1.0, max(0.0, share)))
+
+
+def test_corrected_answers_are_found_by_indexes(tmp_path: Path) -> None:
+    state = open_state(f"sqlite:///{tmp_path}/state.db")
+    store(state, *(pair(f"e{number}", number) for number in range(30)))
+    with state.write() as session:
+        correct(session, "k", "731815", 70)
+        for number in range(500):
+            correct(session, f"t{number}", "731815", 70, f"thing {number}")
+            correct(session, f"a{number}", "731815", 71, f"other {number}", answer=f"e{number}")
+    with plans_of(state) as plans:
+        assert seen(state, "1", 60, 120).right == 31
+    # The last two statements; those before are of all events and answers of the block.
+    asked = [step for step in plans if "answers" in step or "events" in step][-4:]
+    assert all(step.startswith("SEARCH ") for step in asked), plans
+    assert not [step for step in asked if "version=?" in step or "service=?" in step], plans
+    state.close()
