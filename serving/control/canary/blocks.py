@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from typing import Any
 
-from sqlalchemy import or_, select
+from sqlalchemy import Row, exists, func, select
 from sqlalchemy.orm import Session
 
 from config.settings import Canary as Policy
@@ -160,27 +161,34 @@ def _corrected(session: Session, canary: Canary, version: str, start: datetime, 
 
 def _answers_meant(
     session: Session, canary: Canary, version: str, corrections: list[Correction]
-) -> Iterator[tuple[Correction, Answer]]:
-    """Each correction with the version's newest answer that it speaks of, where there is one."""
+) -> Iterator[tuple[Correction, Row[Any]]]:
+    """Each correction with status and code of the version's newest answer that it speaks of, where there is one."""
+    # As expressions: SQLite would take the index of the version or of the service, that is all of its answers or
+    # events, before that of texts or ids.
+    of_version = Answer.version.concat("") == version
+    of_service = (Event.namespace.concat("") == canary.namespace, Event.service.concat("") == canary.service)
+    newest_first = (Answer.at.desc(), Answer.event_id.desc(), Answer.position.desc())
+    place = func.row_number().over(partition_by=Answer.text_hash, order_by=newest_first)
+    # Two statements: of an OR over columns of two tables no database makes two looks into indexes.
     for chunk in (corrections[at : at + _CHUNK] for at in range(0, len(corrections), _CHUNK)):
-        rows = session.execute(
-            select(Answer, Event.ce_id)
+        texts = [one.text_hash for one in chunk if one.answer_ce_id is None]
+        ids = [one.answer_ce_id for one in chunk if one.answer_ce_id is not None]
+        ranked = (
+            select(Answer.status, Answer.code, Answer.text_hash, place.label("place"))
+            .where(Answer.text_hash.in_(texts), of_version, exists().where(Event.id == Answer.event_id, *of_service))
+            .subquery()
+        )
+        by_text = {row.text_hash: row for row in session.execute(select(ranked).where(ranked.c.place == 1))}
+        of_requests = (
+            select(Answer.status, Answer.code, Event.ce_id, Answer.position)
             .join(Event, Event.id == Answer.event_id)
-            .where(Event.namespace == canary.namespace, Event.service == canary.service, Answer.version == version)
-            .where(
-                or_(
-                    Answer.text_hash.in_([c.text_hash for c in chunk if c.answer_ce_id is None]),
-                    Event.ce_id.in_([c.answer_ce_id for c in chunk if c.answer_ce_id is not None]),
-                )
-            )
-            .order_by(Answer.at)
-        ).all()
-        by_text = {answer.text_hash: answer for answer, _ in rows}
-        by_id = {(ce_id, answer.position): answer for answer, ce_id in rows}
+            .where(Event.ce_id.in_(ids), of_version, *of_service)
+        )
+        by_id = {(row.ce_id, row.position): row for row in session.execute(of_requests)}
         for correction in chunk:
             if correction.answer_ce_id is None:
-                given = by_text.get(correction.text_hash)
+                found = by_text.get(correction.text_hash)
             else:
-                given = by_id.get((correction.answer_ce_id, correction.answer_position or 0))
-            if given is not None:
-                yield correction, given
+                found = by_id.get((correction.answer_ce_id, correction.answer_position or 0))
+            if found is not None:
+                yield correction, found
