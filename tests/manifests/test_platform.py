@@ -123,5 +123,18 @@ def test_secrets_are_made_once_with_what_the_manifests_ask_for() -> None:
         assert f"`{key}`" in readme, key
 
 
+def test_secrets_that_exist_stay_as_they_are(tmp_path: Path) -> None:
+    """A token is rotated where database and object store are somebody else's: only the Secret that is gone is made."""
+    kubectl = tmp_path / "kubectl"
+    kubectl.write_text(
+        f'#!/bin/sh\necho "$*" >>{tmp_path}/said\ncase "$*" in "get secret hscode-monitor "*) exit 1;; esac\n'
+    )
+    kubectl.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    subprocess.run([PLATFORM / "secrets"], check=True, env=environment)
+    said = [line for line in (tmp_path / "said").read_text().splitlines() if not line.startswith(("get ", "apply "))]
+    assert [line.split(" --from")[0] for line in said] == ["create secret generic hscode-monitor -n hscode"]
+
+
 def test_down_removes_what_up_made() -> None:
     assert dry("down", CLUSTER="other") == ["kind delete cluster --name other", "docker rm --force other-registry"]
