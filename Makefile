@@ -98,7 +98,7 @@ manifests:
 	  sed -n '/^groups:/,$$p' manifests/monitoring/rules.yaml | sed 's/^./  &/'; } >manifests/components/prometheus-operator/prometheusrule.yaml.new
 	mv manifests/components/prometheus-operator/prometheusrule.yaml.new manifests/components/prometheus-operator/prometheusrule.yaml
 	mkdir -p dist/manifests
-	for overlay in overlays/kind overlays/cloud kubeflow; do \
+	for overlay in overlays/kind overlays/kind-kubeflow overlays/cloud kubeflow; do \
 	  kubectl kustomize manifests/$$overlay >dist/manifests/$$(basename $$overlay).yaml || exit 1; done
 
 kind-up:

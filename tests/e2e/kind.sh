@@ -14,17 +14,19 @@ finish() {
 trap finish EXIT
 
 manifests/platform/secrets
-# The overlay as it is, with the images of this commit.
+# The overlay as it is, with the images of this commit; the training image is a setting, which `images:` does not reach.
 overlay=$(realpath --relative-to="$work" manifests/overlays/kind)
 {
   echo "resources: [$overlay]"
   echo "images:"
   for image in serving control mlflow; do
-    echo "  - {name: hscode/$image, newName: $REGISTRY/hscode/$image, newTag: \"$TAG\"}"
+    echo "  - {name: localhost:5001/hscode/$image, newName: $REGISTRY/hscode/$image, newTag: \"$TAG\"}"
   done
+  echo "configMapGenerator:"
+  echo "  - {name: hscode-settings, namespace: hscode, behavior: merge, literals: [HSCODE__KFP__IMAGE=$REGISTRY/hscode/training:$TAG]}"
 } >"$work/kustomization.yaml"
 kubectl kustomize --load-restrictor=LoadRestrictionsNone "$work" | kubectl apply --server-side --force-conflicts -f -
-kubectl apply --server-side -k manifests/kubeflow
+kubectl apply --server-side -k manifests/overlays/kind-kubeflow
 kubectl --namespace "$namespace" wait job/hscode-migrations --for=condition=Complete --timeout="$patience"
 kubectl --namespace "$namespace" wait deployment --all --for=condition=Available --timeout="$patience"
 

@@ -139,7 +139,7 @@ class World:
 def third_party(cluster: Cluster) -> None:
     """Other makers' images, under the names that the overlay asks for."""
     rendered = cluster.kubectl("kustomize", str(MANIFESTS / "overlays/kind"))
-    for name in sorted({name for name in re.findall(r"image: (\S+)", rendered) if not name.startswith("hscode/")}):
+    for name in sorted({name for name in re.findall(r"image: (\S+)", rendered) if "hscode/" not in name}):
         last, _, tag = name.rpartition("/")[2].partition(":")
         file = IMAGES / f"{last}.Dockerfile"
         cluster.build_image(name, IMAGES, "-f", str(file), "--build-arg", f"VERSION={tag}")
@@ -171,7 +171,10 @@ def overlay(folder: Path, kfp: str, images: list[str]) -> Path:
         "kind": "Kustomization",
         "namespace": "hscode",
         "resources": [os.path.relpath(MANIFESTS / "overlays/kind", folder)],
-        "images": [{"name": name, "newTag": tag} for name, tag in (image.split(":") for image in images)],
+        "images": [
+            {"name": f"localhost:5001/{name}", "newName": name, "newTag": tag}
+            for name, tag in (image.split(":") for image in images)
+        ],
         "configMapGenerator": [{"namespace": "hscode", "behavior": "merge", **one} for one in generated],
     }
     (folder / "kustomization.yaml").write_text(json.dumps(kustomization))
@@ -234,7 +237,7 @@ def world(shared_cluster: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
         cluster.kubectl("create", "namespace", "kubeflow")
         subprocess.run([MANIFESTS / "platform" / "secrets"], check=True, capture_output=True)
         try:
-            for given in (overlay(folder, kfp.address, images), MANIFESTS / "kubeflow"):
+            for given in (overlay(folder, kfp.address, images), MANIFESTS / "overlays/kind-kubeflow"):
                 cluster.kubectl("apply", "--server-side", "-k", str(given))
             until("all to be ready", lambda: not unready(cluster), PATIENCE, 2)
             with opened("hscode", SERVICES) as inside:

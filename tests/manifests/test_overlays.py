@@ -19,7 +19,7 @@ from tests.conftest import beside
 from tests.e2e.cluster import ROOT, Cluster, started_cluster
 
 MANIFESTS = ROOT / "manifests"
-OVERLAYS = ("overlays/kind", "overlays/cloud", "kubeflow")
+OVERLAYS = ("overlays/kind", "overlays/cloud", "overlays/kind-kubeflow", "kubeflow")
 THIRD_PARTY_USERS = {"hscode-postgres": 999, "hscode-prometheus": 65534, "hscode-alertmanager": 65534}
 
 
@@ -153,8 +153,31 @@ def test_the_clouds_one_file_is_everywhere() -> None:
     text = json.dumps(objects)
     assert "hscode-cloud" not in {o["metadata"]["name"] for o in objects}
     for key, value in said.items():
-        assert value in text, key
+        assert json.dumps(value)[1:-1] in text, key
+    (trigger,) = [pod for name, pod in pods(objects) if name == "hscode-trigger"]
+    told = {e["name"]: e.get("value") for e in trigger["containers"][0]["env"]}
+    assert told["HSCODE__DATA__SOURCES"] == said["data"]
+    assert told["HSCODE__NOMENCLATURE__PATH"] == said["nomenclature"]
+    # A pod without a way to that file, as the monitor, would not start.
+    assert "HSCODE__NOMENCLATURE__PATH" not in json.dumps([pod for name, pod in pods(objects) if pod is not trigger])
     assert {c["image"].rpartition("/")[0] for _, pod in pods(objects) for c in pod["containers"]} == {said["registry"]}
+
+
+def test_kinds_images_are_those_that_make_push_hands_to_its_registry() -> None:
+    objects, names = rendered("overlays/kind"), ("control", "mlflow", "serving")
+    asked = {c["image"] for _, pod in pods(objects) for c in pod["containers"] if "hscode/" in c["image"]}
+    assert asked == {f"localhost:5001/hscode/{name}:0.1.0" for name in names}
+    (settings,) = [o["data"] for o in objects if o["metadata"]["name"].startswith("hscode-settings")]
+    assert settings["HSCODE__KFP__IMAGE"] == "localhost:5001/hscode/training:0.1.0"
+
+
+def test_only_kinds_steps_are_sent_to_kinds_object_store() -> None:
+    def told(overlay: str) -> dict[str, str]:
+        (steps,) = [o["data"] for o in rendered(overlay) if o["metadata"]["name"] == "hscode-steps"]
+        return dict(steps)
+
+    assert told("overlays/kind-kubeflow")["AWS_ENDPOINT_URL"] == "http://hscode-s3.hscode:8333"
+    assert "AWS_ENDPOINT_URL" not in told("kubeflow")
 
 
 def test_the_object_store_is_of_the_release_that_tests_run() -> None:
