@@ -26,6 +26,9 @@ def retrain(
     since: Annotated[
         str, typer.Option(metavar="MOMENT", help="Take corrections from then on; default: as the settings say.")
     ] = "",
+    data_until: Annotated[
+        str, typer.Option(metavar="ID", help="Take the data that arrived at the trigger up to this decision.")
+    ] = "",
     name: Annotated[str | None, typer.Option(help="Name of the run; default: one with the time in it.")] = None,
     triggered_by: Annotated[str, typer.Option(metavar="KEY", help="What started it.")] = "person",
     home: HomeOption = Path(".hscode"),
@@ -58,6 +61,7 @@ def retrain(
             triggered_by=triggered_by,
             since=since,
             new_data="\n".join(new_data or ()),
+            data_until=data_until,
         )
     registry = Registry(settings.registry.uri or "", settings.registry.model)
     version = next((v for v in registry.versions() if v.tags.get(RUN_KEY) == name), None)

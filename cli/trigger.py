@@ -124,6 +124,7 @@ def list_(
 
 def _as_dict(decision: "TriggerDecision", run: "Run | None") -> dict[str, Any]:
     return {
+        "id": decision.id,
         "key": decision.key,
         "source": decision.source,
         "payload": decision.payload,

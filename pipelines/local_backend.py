@@ -108,6 +108,8 @@ class LocalBackend:
         command += ["--config", str(folder / "settings.yaml"), "--triggered-by", str(parameters.get("triggered_by"))]
         if parameters.get("since"):
             command += ["--since", str(parameters["since"])]
+        if parameters.get("data_until"):
+            command += ["--data-until", str(parameters["data_until"])]
         for address in str(parameters.get("new_data") or "").splitlines():
             command += ["--new-data", address]
         with (folder / "log.txt").open("ab") as log:

@@ -31,11 +31,13 @@ def build(settings: Settings, image: str = IMAGE) -> Any:
         triggered_by: str = "person",
         since: str = "",
         new_data: str = "",
+        data_until: str = "",
     ) -> Outputs:
         task = corrections(settings=settings, since=since)
         said = prepared(task, "Corrections", SMALL, image, False, plan.kfp, ("database",)).output
-        read = ingest(settings=settings, data_version=data_version, new_data=new_data, corrections=said)
-        rows = prepared(read, "Ingest", LARGE, image, False, plan.kfp, ("s3",)).output
+        added = {"new_data": new_data, "data_until": data_until, "corrections": said}
+        read = ingest(settings=settings, data_version=data_version, **added)
+        rows = prepared(read, "Ingest", LARGE, image, False, plan.kfp, ("s3", "database")).output
         begun: dict[str, Any] = {}
         if plan.retrain.warm_start:
             found = champion(settings=settings)

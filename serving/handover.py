@@ -76,6 +76,27 @@ def export_corrections(settings: Settings, since: str, out: Path) -> int:
     return len(rows)
 
 
+def arrived_data(settings: Settings, until: str) -> list[str]:
+    """Addresses of the data that arrived up to the decision with this id, read from the state; empty: none.
+
+    Raises UserError where it is no id or the settings name no state.
+    """
+    from serving.state import open_state
+    from serving.state.arrivals import arrived
+
+    if not until:
+        return []
+    if not until.isdecimal():
+        raise UserError(f"not the id of a decision: {until!r}", "data_until", "see: hscode trigger list --json")
+    if settings.state.url is None:
+        raise UserError("setting state.url is missing: new data is listed there", todo="set it, or HSCODE__STATE__URL")
+    state = open_state(settings.state.url)
+    try:
+        return arrived(state, int(until), settings.trigger.data_prefixes)
+    finally:
+        state.close()
+
+
 def headline(card: dict[str, object]) -> dict[str, float]:
     """The card's test figures as flat names: ``GROUP.hsLEVEL.top1`` and so on, shares 0..1."""
     scores: dict[str, float] = {}

@@ -117,14 +117,13 @@ def added_sources(settings: Settings, new_data: Sequence[str], corrections: Path
     """What a retraining reads besides the settings' sources: new data by address, and the file of corrections.
 
     A correction counts `retrain.corrections_weight` in training; of its own text its label wins whatever stands against
-    it (see merge). An empty file is left out.
+    it (see merge). An empty file is left out. Each file of new data is a source of its own, unless there are so many
+    that they would be more than the sources of a report: then they are one, "new data".
     """
     again, known = settings.retrain, {source.path for source in settings.data.sources}
-    found = [
-        Source(path=path, weight=again.new_data_weight)
-        for path in dict.fromkeys(new_data)
-        if path not in known and path not in again.left_out
-    ]
+    paths = [path for path in dict.fromkeys(new_data) if path not in known and path not in again.left_out]
+    name = "new data" if len(paths) > MOST_SOURCES // 2 else None
+    found = [Source(path=path, weight=again.new_data_weight, name=name) for path in paths]
     if corrections is not None and corrections.stat().st_size:
         weight = again.corrections_weight
         found.append(Source(path=str(corrections), weight=weight, kind="corrected", name="corrections"))

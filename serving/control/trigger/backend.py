@@ -6,7 +6,9 @@ the caller's parameters are the others:
 - ``run_key``: the run's name, so that a run which is started again registers no second version;
 - ``triggered_by``: the trigger's key, e.g. ``alertmanager:…``;
 - ``since``: ISO 8601 moment from which corrections are taken; empty: since the champion was made;
-- ``new_data``: addresses of further sources, one a line; may be empty;
+- ``data_until``: id of the last decision on new data whose addresses the ingest step reads from the state
+  (`serving.state.arrivals`); empty: none. Addresses themselves would outgrow what one argument of a process may hold;
+- ``new_data``: addresses of further sources that a person names, one a line; may be empty;
 - ``data_version``: fingerprint for the ingest step's cache; empty: the backend's affair.
 """
 

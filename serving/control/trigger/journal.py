@@ -13,6 +13,7 @@ from config.settings import Trigger
 from serving.control.faults import crash_point
 from serving.control.trigger.inputs import Occasion
 from serving.control.trigger.policy import ACTIVE, DAY, Decision, Event, Facts, PastRun, Source
+from serving.state.arrivals import newest_arrival
 from serving.state.database import State
 from serving.state.tables import Canary, Run, TriggerDecision
 
@@ -114,7 +115,7 @@ def write_decision(
                 "run_key": row.run_name,
                 "triggered_by": row.key,
                 "since": "",
-                "new_data": "\n".join(_new_data(session)),
+                "data_until": str(newest_arrival(session) or ""),
             },
             tags={name: value[:TAG_CHARS] for name, value in tags.items() if value},
             created_at=now,
@@ -155,7 +156,8 @@ def lineage(state: State, run_key: str | None, version: str, model: str) -> dict
             for row in triggers
         ],
         "run": run
-        and _told(run, "name", "backend", "backend_id", "status", "error", "created_at", "submitted_at", "finished_at"),
+        and _told(run, "name", "backend", "backend_id", "status", "error", "created_at", "submitted_at", "finished_at")
+        | {"data_until": run.parameters.get("data_until")},
         "canary": canary and _told(canary, "id", "state", "percent", "reason", "started_at", "finished_at"),
     }
 
@@ -163,13 +165,3 @@ def lineage(state: State, run_key: str | None, version: str, model: str) -> dict
 def _told(row: object, *names: str) -> dict[str, Any]:
     values = {name: getattr(row, name) for name in names}
     return {name: each.isoformat() if isinstance(each, datetime) else each for name, each in values.items()}
-
-
-def _new_data(session: Session) -> list[str]:
-    """Addresses of all data that ever arrived: a model is trained from its rows alone, so older ones stay in."""
-    query = (
-        select(TriggerDecision.payload)
-        .where(TriggerDecision.source.in_(("data", "object_store")))
-        .order_by(TriggerDecision.id)
-    )
-    return list(dict.fromkeys(address for payload in session.scalars(query) for address in payload["addresses"]))

@@ -16,6 +16,7 @@ from serving.control.trigger.metrics import Collector
 from serving.control.trigger.schedule import StateSchedules
 from serving.control.trigger.submitter import LeaseLost, Submitter
 from serving.state import SqlLease, State, open_state
+from serving.state.arrivals import arrived
 from serving.state.tables import Canary, LeaseRow, Run, TriggerDecision
 
 SETTINGS = Trigger(cooldown_seconds=600, settle_seconds=60, runs_a_day=3)
@@ -130,7 +131,10 @@ def test_what_comes_together_joins_one_run_with_all_that_is_new(here: Here) -> N
     assert here.row("alert:b").reason == f"joins run {run.name}"
     assert {here.row(key).run_name for key in ("alert:a", "alert:b", "data:s3://x/1")} == {run.name}
     assert run.status == "running"
-    assert here.backend.asked == [{"run_key": run.name, "triggered_by": "alert:a", "since": "", "new_data": "s3://x/1"}]
+    until = here.row("data:s3://x/1").id
+    expected = {"run_key": run.name, "triggered_by": "alert:a", "since": "", "data_until": str(until)}
+    assert here.backend.asked == [expected]
+    assert arrived(here.state, until, ("s3://x/",)) == ["s3://x/1"]
     assert run.tags == {"trigger": "alert:a", "source": "alertmanager", "alert": "Drift", "reason": "an alert fired"}
 
 
