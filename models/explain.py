@@ -1,8 +1,9 @@
 """Why an answer: the words that carried it, the nearest known descriptions, the legal text of each level. Light.
 
 Words: each distinct word is left out in turn, in all its places, and the probability of the explained code is taken
-again (occlusion). All texts and all their variants go through the model in one call, so an explanation is as
-deterministic as an answer. Nearest descriptions: `index.npz` in the bundle, written at training by `build_index`.
+again (occlusion). A text goes through the model with all its variants in one call: memory is bounded by VARIANTS, and
+an explanation is as deterministic as an answer. Nearest descriptions: `index.npz` in the bundle, written at training by
+`build_index`.
 """
 
 import functools
@@ -45,40 +46,38 @@ def explain(bundle: "Bundle", instances: Sequence[str | Mapping[str, Any]]) -> l
     is the code given, else the likeliest of the length asked for. `effect` is by how much its probability falls when
     the word is left out (negative: the word speaks against it), in the order of the text. `similarity` is 0..1.
     """
-    asked = [{"description": one} if isinstance(one, str) else one for one in instances]
-    texts = [str(one["description"]) for one in asked]
-    parts = [_parts(text) for text in texts]
-    variants = [_without(text, part) for text, each in zip(texts, parts, strict=True) for part in each]
-    probabilities = bundle.probabilities([*texts, *variants]) if texts else np.zeros((0, len(bundle.classes)))
-    own, left = probabilities[: len(texts)], probabilities[len(texts) :]
-    wanted = [int(one.get("digits") or 6) for one in asked]
-    default = int(bundle.calibration.get("candidates", 5))
-    limits = [int(one.get("limit") or default) for one in asked]
-    given = answers(bundle.levels, own, bundle.thresholds, bundle.texts, wanted, limits, bundle.informative(texts))
     index = _index(bundle.folder / INDEX)
-    out, start = [], 0
-    for row, (answer, each) in enumerate(zip(given, parts, strict=True)):
-        digits = answer["digits"] or wanted[row]
-        code = answer["code"] or answer["levels"][str(digits)]["code"]
-        at = bundle.levels.indices([code], digits)[0]
-        before = bundle.levels.probabilities(own[row : row + 1], digits)[0, at]
-        after = bundle.levels.probabilities(left[start : start + len(each)], digits)[:, at]
-        start += len(each)
-        out.append(
-            {
-                "answer": answer,
-                "explained": {"code": code, "digits": digits, "confidence": round(float(before), 4)},
-                "words": [
-                    {"word": texts[row][part[0][0] : part[0][1]], "effect": round(float(before - value), 4)}
-                    for part, value in zip(each, after, strict=True)
-                ],
-                "legal": {
-                    str(d): {"code": code[:d], "text": bundle.texts.get(code[:d], "")} for d in DIGITS if d <= digits
-                },
-                "nearest": index.nearest(texts[row]) if index else [],
-            }
-        )
-    return out
+    return [_explained(bundle, {"description": one} if isinstance(one, str) else one, index) for one in instances]
+
+
+def cost(text: str) -> int:
+    """How many texts go through the model to explain this one: itself and its variants."""
+    return 1 + len(_parts(text))
+
+
+def _explained(bundle: "Bundle", asked: Mapping[str, Any], index: "Index | None") -> dict[str, Any]:
+    text, wanted = str(asked["description"]), int(asked.get("digits") or 6)
+    limit = int(asked.get("limit") or bundle.calibration.get("candidates", 5))
+    parts = _parts(text)
+    probabilities = bundle.probabilities([text, *(_without(text, part) for part in parts)])
+    own, left = probabilities[:1], probabilities[1:]
+    informative = bundle.informative([text])
+    (answer,) = answers(bundle.levels, own, bundle.thresholds, bundle.texts, [wanted], [limit], informative)
+    digits = answer["digits"] or wanted
+    code = answer["code"] or answer["levels"][str(digits)]["code"]
+    at = bundle.levels.indices([code], digits)[0]
+    before = bundle.levels.probabilities(own, digits)[0, at]
+    after = bundle.levels.probabilities(left, digits)[:, at]
+    return {
+        "answer": answer,
+        "explained": {"code": code, "digits": digits, "confidence": round(float(before), 4)},
+        "words": [
+            {"word": text[part[0][0] : part[0][1]], "effect": round(float(before - value), 4)}
+            for part, value in zip(parts, after, strict=True)
+        ],
+        "legal": {str(d): {"code": code[:d], "text": bundle.texts.get(code[:d], "")} for d in DIGITS if d <= digits},
+        "nearest": index.nearest(text) if index else [],
+    }
 
 
 def _parts(text: str) -> list[list[tuple[int, int]]]:

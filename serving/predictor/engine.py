@@ -23,10 +23,10 @@ Work = Callable[[Sequence[Instance]], list[dict[str, Any]]]
 class Job:
     """One request's instances and where its answers go."""
 
-    __slots__ = ("future", "instances", "loop", "work")
+    __slots__ = ("future", "instances", "loop", "rows", "work")
 
-    def __init__(self, work: Work, instances: list[Instance], loop: asyncio.AbstractEventLoop) -> None:
-        self.work, self.instances, self.loop = work, instances, loop
+    def __init__(self, work: Work, instances: list[Instance], rows: int, loop: asyncio.AbstractEventLoop) -> None:
+        self.work, self.instances, self.rows, self.loop = work, instances, rows, loop
         self.future: asyncio.Future[list[dict[str, Any]]] = loop.create_future()
 
 
@@ -51,13 +51,17 @@ class Engine:
         for thread in self._threads:
             thread.join()
 
-    async def run(self, work: Work, instances: list[Instance]) -> list[dict[str, Any]]:
-        """Answers for `instances`, in order; Refused 503 where the line is full."""
-        rows = len(instances)
+    async def run(self, work: Work, instances: list[Instance], rows: int | None = None) -> list[dict[str, Any]]:
+        """Answers for `instances`, in order; Refused 503 where the line is full.
+
+        `rows` is what they cost, in texts that the model computes; None: one an instance.
+        """
+        if rows is None:
+            rows = len(instances)
         if self.waiting + rows > self.limit and self.waiting:
             raise Refused(503, f"busy: {self.waiting} instances are waiting; the limit is {self.limit}", retry_after=1)
         self.waiting += rows
-        job = Job(work, instances, asyncio.get_running_loop())
+        job = Job(work, instances, rows, asyncio.get_running_loop())
         self._line.put(job)
         try:
             return await job.future
@@ -71,7 +75,7 @@ class Engine:
             held = None
             if job is None:
                 return
-            batch, rows = [job], len(job.instances)
+            batch, rows = [job], job.rows
             while rows < self.batch_rows:
                 try:
                     other = self._line.get_nowait()
@@ -80,11 +84,11 @@ class Engine:
                 if other is None:
                     self._line.put(None)
                     break
-                if other.work is not job.work or rows + len(other.instances) > self.batch_rows:
+                if other.work is not job.work or rows + other.rows > self.batch_rows:
                     held = other
                     break
                 batch.append(other)
-                rows += len(other.instances)
+                rows += other.rows
             self._compute(batch)
 
     def _compute(self, batch: list[Job]) -> None:

@@ -12,6 +12,8 @@ SECONDS = Histogram(
     buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5),
 )
 ANSWERS = Counter("hs_predictor_answers", "Answers by status.", ["status"])
-WAITING = Gauge("hs_predictor_waiting_instances", "Instances accepted and not yet answered.")
+WAITING = Gauge(
+    "hs_predictor_waiting_instances", "Instances accepted and not yet answered; one to explain counts as its texts."
+)
 MODEL = Gauge("hs_predictor_model_info", "Always 1; which model answers.", ["name", "version", "edition", "kind"])
 START = Gauge("hs_predictor_start_seconds", "From process start to listening.")

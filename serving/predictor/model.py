@@ -1,6 +1,7 @@
 """The `kserve.Model`: the bundle behind KServe's interface, whatever protocol a request came by."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol, cast
 
 from kserve.errors import InvalidInput
@@ -38,6 +39,7 @@ class HSModel(Model):  # type: ignore[misc]
         super().__init__(name, return_response_headers=True)
         self.bundle, self.worker = bundle, engine
         self.limits = limits or Limits()
+        self._explain_limits = replace(self.limits, instances=self.limits.most_explained)
         self.version = version or bundle.version
         self._answer, self._explain = bundle.answer, bundle.explain
         self.identity = {"name": name, "version": self.version, "edition": bundle.edition}
@@ -99,8 +101,11 @@ class HSModel(Model):  # type: ignore[misc]
 
     async def explain(self, payload: Any, headers: Mapping[str, str] | None = None) -> dict[str, Any]:
         """Explanations of v1 instances, with the model's name, version and edition."""
-        instances = self._instances(payload)
-        explanations = await self.worker.run(self._explain, instances)
+        from models.explain import cost
+
+        instances = instances_of(payload, self._explain_limits)
+        rows = sum(cost(one["description"]) for one in instances)
+        explanations = await self.worker.run(self._explain, instances, rows)
         return {"explanations": explanations, "model": self.identity}
 
     def validate(self, payload: Any) -> Any:

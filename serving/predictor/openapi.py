@@ -19,7 +19,7 @@ def document(name: str, version: str, limits: Limits) -> Schema:
                 "post": _post("predict", "Codes for descriptions", "Instances", "Predictions"),
             },
             f"{v1}:explain": {
-                "post": _post("explain", "Why these codes", "Instances", "Explanations"),
+                "post": _post("explain", "Why these codes", "InstancesToExplain", "Explanations"),
             },
             f"{v2}/infer": {
                 "post": _post("infer", "The same by the Open Inference Protocol", "InferRequest", "InferResponse"),
@@ -121,14 +121,8 @@ def _schemas(limits: Limits) -> Schema:
     outputs = ("code", "confidence", "status", "answer")
     return {
         "Error": _object({"error": {"type": "string"}}),
-        "Instances": {
-            "oneOf": [
-                _object(
-                    {"instances": _list({"oneOf": [text, instance]}, minItems=1, maxItems=limits.instances)}, more=True
-                ),
-                instance,
-            ]
-        },
+        "Instances": _instances(text, instance, limits.instances),
+        "InstancesToExplain": _instances(text, instance, limits.most_explained),
         "Predictions": _object({"predictions": _list(prediction, minItems=1), "model": model}),
         "Explanations": _object({"explanations": _list({"type": "object"}, minItems=1), "model": model}),
         "InferRequest": _object(
@@ -163,6 +157,11 @@ def _schemas(limits: Limits) -> Schema:
             }
         ),
     }
+
+
+def _instances(text: Schema, instance: Schema, most: int) -> Schema:
+    several = _list({"oneOf": [text, instance]}, minItems=1, maxItems=most)
+    return {"oneOf": [_object({"instances": several}, more=True), instance]}
 
 
 def _tensor(name: str, datatype: str = "INT32", element: Schema | None = None) -> Schema:

@@ -18,12 +18,20 @@ class Limits:
     """Bytes of a request body: 500 descriptions of 2,000 characters."""
     instances: int = 500
     """Instances of one request: about a second of work; more belongs in `hscode predict` or several requests."""
+    explained: int = 10
+    """Instances of one request for explanations: each is up to 49 texts to compute, so this is `instances` again."""
     text_chars: int = 2000
     """Characters of one description; ingest cuts there too."""
     waiting: int = 1000
-    """Instances accepted and not yet answered. Past it 503: a longer line only makes every answer late."""
+    """Instances accepted and not yet answered, one to explain counted as the texts computed for it. Past it 503: a
+    longer line only makes every answer late."""
     candidates: int = 20
     """Highest `limit` of an instance."""
+
+    @property
+    def most_explained(self) -> int:
+        """Instances of one request for explanations: never more than of another."""
+        return min(self.explained, self.instances)
 
 
 @dataclass(frozen=True)
@@ -90,6 +98,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     add("ready-file", Path, None, "file written once it listens, with the ports")
     add("max-body-bytes", int, limits.body_bytes, "largest request body")
     add("max-instances", int, limits.instances, "most instances of a request")
+    add("max-explained", int, limits.explained, "most instances of a request for explanations")
     add("max-text-chars", int, limits.text_chars, "longest description")
     add("max-waiting", int, limits.waiting, "most instances accepted and unanswered")
     parser.add_argument("--access-log", action="store_true", help="a log line for each request")
@@ -112,6 +121,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         limits=Limits(
             body_bytes=given.max_body_bytes,
             instances=given.max_instances,
+            explained=given.max_explained,
             text_chars=given.max_text_chars,
             waiting=given.max_waiting,
         ),

@@ -272,6 +272,7 @@ def test_explanations_are_deterministic_and_say_who_answered(http: httpx.Client)
         (PREDICT, b'{"instances": [{"description": "a", "limit": 21}]}', 400, "1 to 20"),
         (PREDICT, b'{"instances": [{"description": "a", "digit": 4}]}', 400, "'digit'"),
         (PREDICT, json.dumps({"instances": ["a"] * 41}).encode(), 400, "the limit is 40"),
+        (EXPLAIN, json.dumps({"instances": ["a"] * 11}).encode(), 400, "the limit is 10"),
         (PREDICT, json.dumps({"instances": ["a" * 1501]}).encode(), 400, "the limit is 1500"),
         (PREDICT, b'{"instances": ["' + b"a" * 60_000 + b'"]}', 413, "60000"),
         (INFER, b"{}", 400, '"inputs"'),

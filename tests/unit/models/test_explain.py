@@ -1,12 +1,14 @@
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 
 from models.bundle import Bundle
-from models.explain import INDEX, VARIANTS, build_index, explain, to_html
+from models.explain import INDEX, VARIANTS, build_index, cost, explain, to_html
 from tests.serving.tiny_bundle import write_tiny_bundle
 
 KNOWN = pl.DataFrame(
@@ -70,6 +72,21 @@ def test_texts_without_an_answer_are_explained_too(bundle: Bundle, text: str) ->
     (got,) = explain(bundle, [text])
     assert got["answer"]["code"] == ""
     assert got["explained"]["code"] == got["answer"]["levels"]["6"]["code"]
+
+
+def test_memory_is_bounded_by_one_texts_variants(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = ["horse", "", " ".join(f"word{i}" for i in range(500)), "Cotton, shirt of cotton"]
+    sizes: list[int] = []
+    expected, probabilities = explain(bundle, texts), bundle.probabilities
+
+    def counted(given: Sequence[str]) -> Any:
+        sizes.append(len(given))
+        return probabilities(given)
+
+    monkeypatch.setattr(bundle, "probabilities", counted)
+    assert explain(bundle, texts) == expected
+    assert sizes == [cost(text) for text in texts]
+    assert max(sizes) <= VARIANTS + 1
 
 
 def test_a_long_text_has_a_bounded_number_of_variants(bundle: Bundle) -> None:

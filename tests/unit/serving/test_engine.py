@@ -95,6 +95,25 @@ def test_past_the_bound_it_is_busy_and_then_not(make: Callable[..., Engine]) -> 
     asyncio.run(main())
 
 
+def test_what_costs_more_than_its_instances_takes_its_place_in_the_line(make: Callable[..., Engine]) -> None:
+    engine, gate = make(waiting=100, batch_rows=8), Gate()
+
+    async def main() -> None:
+        first = asyncio.create_task(engine.run(gate, instances("first")))
+        await asyncio.to_thread(gate.begun.wait, 10)
+        others = [asyncio.create_task(engine.run(gate, instances("a"), rows=49)) for _ in range(2)]
+        await asyncio.sleep(0)
+        assert engine.waiting == 99
+        with pytest.raises(Refused, match="the limit is 100"):
+            await engine.run(gate, instances("b", "c"))
+        gate.open.set()
+        await asyncio.gather(first, *others)
+
+    asyncio.run(main())
+    assert gate.sizes == [1, 1, 1]
+    assert engine.waiting == 0
+
+
 def test_a_request_larger_than_the_bound_is_taken_when_nothing_waits(make: Callable[..., Engine]) -> None:
     engine = make(waiting=2)
     assert len(asyncio.run(engine.run(echo, instances("a", "b", "c")))) == 3

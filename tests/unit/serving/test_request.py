@@ -114,5 +114,6 @@ def test_flags_in_both_spellings_and_from_the_environment(monkeypatch: pytest.Mo
     monkeypatch.setenv("HSCODE_HTTP_PORT", "1")
     given = options.parse(["--model_dir=/m", "--model-name", "x", "--http_port", "0", "--grpc-port=-1"])
     assert (given.model_dir, given.model_name, given.http_port, given.grpc_port) == (Path("/m"), "x", 0, -1)
-    assert given.limits.instances == 7
+    assert (given.limits.instances, given.limits.most_explained) == (7, 7)
+    assert options.parse(["--max-explained=3"]).limits.most_explained == 3
     assert options.parse(["--name", "y"]).model_name == "y"
