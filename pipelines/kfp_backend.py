@@ -29,6 +29,7 @@ from serving.control.trigger.backend import (
     Status,
     Value,
 )
+from serving.deploy.kserve import one_try
 
 log = logging.getLogger("hscode.kfp")
 
@@ -387,12 +388,17 @@ class KfpBackend:
             from kfp.client import ServiceAccountTokenVolumeCredentials
 
             token = _token_file(kfp)
-            return Client(
+            client = Client(
                 host=self.address,
                 namespace=kfp.namespace or "kubeflow",
                 credentials=ServiceAccountTokenVolumeCredentials(token) if token else None,
                 ssl_ca_cert=kfp.ca_file,
             )
+        # The deadline of a call is for all of it: the generated client would try three times more.
+        pools = client.runs.api_client.rest_client.pool_manager
+        pools.connection_pool_kw["retries"] = one_try()
+        pools.clear()
+        return client
 
     def _asked(self, call: Callable[..., Any], *arguments: Any, **named: Any) -> dict[str, Any]:
         """Make a call of the generated API with our deadline; its answer is a JSON object. Raises as the contract.

@@ -82,7 +82,9 @@ class Registry:
     def client(self) -> "MlflowClient":
         """The MLflow client, made on first use; raises UserError where the server does not answer."""
         if self._client is None:
-            os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+            # MLflow's own: 120 s for an answer, then seven tries more.
+            os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
+            os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
             os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
             # MLflow would report its use to its makers, and hold up the end of a process without a network by 9 s.
             os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

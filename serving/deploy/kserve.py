@@ -39,6 +39,7 @@ from serving.deploy.ownership import owned, same_fields
 
 if TYPE_CHECKING:
     from kubernetes.client import ApiClient
+    from urllib3 import Retry
 
 FIELD_MANAGER = "hscode-deploy"
 LOOK_SECONDS = 1.0
@@ -46,6 +47,10 @@ PATIENCE_SECONDS = 20.0
 """How long a revision may be failed before waiting for it ends: a container that crashes once may come up yet."""
 API_RETRIES = 5
 """Tries of a request that the API server did not take (connection, 429, 5xx)."""
+ANSWER_SECONDS = 30
+"""For one try. A whole number: the client takes no notice of a timeout that is a float."""
+CALL_SECONDS = 60.0
+"""For a request with all its tries."""
 WEBHOOK_SECONDS = 30.0
 """How long a write is tried again while KServe's admission webhook cannot be asked: its pod restarts."""
 
@@ -284,12 +289,17 @@ class KServeDeployer:
         missing: Callable[[], T] | None = None,
         forbidden: Callable[[], T] | None = None,
     ) -> Any:
-        """One request; retried where the server did not take it. Raises Conflict (409), UserError (4xx)."""
+        """One request; retried where the server did not take it, within CALL_SECONDS.
+
+        Raises Conflict (409), UserError (4xx, no answer).
+        """
         from kubernetes.client import ApiException
         from urllib3.exceptions import HTTPError
 
-        webhook_ends = time.monotonic() + WEBHOOK_SECONDS
+        began = time.monotonic()
+        webhook_ends, ends = began + WEBHOOK_SECONDS, began + CALL_SECONDS
         for attempt in itertools.count():
+            left = ends - time.monotonic()
             last = attempt >= API_RETRIES - 1
             try:
                 return self._client.call_api(
@@ -300,7 +310,7 @@ class KServeDeployer:
                     response_type="object",
                     auth_settings=["BearerToken"],
                     _return_http_data_only=True,
-                    _request_timeout=30,
+                    _request_timeout=max(1, min(ANSWER_SECONDS, int(left))),
                 )
             except ApiException as error:
                 if error.status == 404 and missing is not None:
@@ -311,12 +321,12 @@ class KServeDeployer:
                     raise Conflict(_message(error)) from None
                 if _webhook_away(error):
                     last = time.monotonic() > webhook_ends
-                if error.status in (429, 500, 502, 503, 504) and not last:
+                if error.status in (429, 500, 502, 503, 504) and not last and time.monotonic() < ends:
                     time.sleep(0.2 * 2 ** min(attempt, API_RETRIES - 2))
                     continue
                 raise UserError(f"{_message(error)} (status {error.status})", f"{method} {path}") from None
             except HTTPError as error:
-                if last:
+                if last or time.monotonic() >= ends:
                     raise UserError(f"the Kubernetes API does not answer ({error})", f"{method} {path}") from None
                 time.sleep(0.2 * 2**attempt)
         raise AssertionError("unreachable")
@@ -329,16 +339,25 @@ def _status(service: Mapping[str, Any], revisions: Mapping[str, Revision]) -> St
 def _connect(context: str | None) -> "ApiClient":
     from kubernetes import client, config
 
+    configuration = client.Configuration()
+    configuration.retries = one_try()
     try:
         if context is None:
             try:
-                config.load_incluster_config()
-                return client.ApiClient()
+                config.load_incluster_config(client_configuration=configuration)
+                return client.ApiClient(configuration)
             except config.ConfigException:
                 pass
-        return config.new_client_from_config(context=context)
+        return config.new_client_from_config(context=context, client_configuration=configuration)
     except config.ConfigException as error:
         raise UserError(f"no way to a cluster ({error})", todo="set KUBECONFIG") from None
+
+
+def one_try() -> "Retry":
+    """urllib3's policy for a client whose callers try again themselves: its default is three tries more, unseen."""
+    from urllib3 import Retry
+
+    return Retry(total=None, connect=0, read=0, other=0, redirect=3)
 
 
 def _webhook_away(error: Any) -> bool:

@@ -174,14 +174,22 @@ def test_no_clear_answer_is_unavailable_and_never_a_second_run(
     server: KfpServer, content: Compiled, operation: str, how: Any
 ) -> None:
     backend = backend_for(server, content, *([SHORT] if how == "hang" else []))
-    # Four times: the client of GET requests tries three times more by itself.
-    server.fail(operation, how, 500, times=1 if operation == CREATE else 4)
+    server.fail(operation, how, 500)
     with contextlib.suppress(BackendUnavailable):
         backend.submit("r", {}, {})
     server.failures.clear()
     run_id = backend.submit("r", {}, {})
     assert server.workflows == ["r"]
     assert list(server.runs) == [run_id]
+
+
+def test_the_deadline_of_a_call_is_for_all_its_tries(server: KfpServer, content: Compiled) -> None:
+    backend = backend_for(server, content, "kfp.request_seconds=1")
+    assert backend.find("r") is None
+    server.fail(LIST, "hang", times=9)
+    with pytest.raises(BackendUnavailable, match="no answer"):
+        backend.find("r")
+    assert server.count(LIST) == 2
 
 
 def test_a_run_that_began_though_its_answer_was_lost_is_found(server: KfpServer, backend: KfpBackend) -> None:

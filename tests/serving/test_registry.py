@@ -1,7 +1,9 @@
 """The registry on MLflow's SQLite store and on MLflow's own server: one version for one run, aliases, lineage."""
 
 import json
+import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -107,3 +109,22 @@ def test_what_is_not_there_is_one_line(registry: Registry, bundle: Path) -> None
     registry.promote("1")
     with pytest.raises(UserError, match="replaced no other"):
         registry.replaced_by_champion()
+
+
+def test_a_server_that_says_nothing_is_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow.exceptions import MlflowException
+
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT", raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        registry = Registry(f"http://127.0.0.1:{silent.getsockname()[1]}")
+        assert registry.client is not None
+        waits = (os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"], os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"])
+        assert waits == ("15", "2")
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        with pytest.raises(MlflowException, match="timed out"):
+            registry.find(CHAMPION)
+        again = Registry(registry.uri)
+        assert again.client is not None
+        assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "1", "what the environment says is kept"

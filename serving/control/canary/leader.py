@@ -38,7 +38,7 @@ class KubernetesLease:
         return self._holder
 
     def hold(self) -> bool:
-        """Take or renew. Raises UserError where the API does not answer."""
+        """Take or renew. Raises UserError where the API does not answer, before what we hold has run out."""
         lease = self._read()
         now = datetime.now(UTC)
         if lease is None:
@@ -110,7 +110,7 @@ class KubernetesLease:
                 response_type="object",
                 auth_settings=["BearerToken"],
                 _return_http_data_only=True,
-                _request_timeout=5,
+                _request_timeout=max(1, int(self._seconds / 3)),  # a renewal is two calls; a float would be no timeout
             )
             return found
         except ApiException as error:

@@ -1,16 +1,20 @@
 """`KServeDeployer` against a server that fails as the Kubernetes API does."""
 
+import contextlib
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 from kubernetes.client import ApiClient, Configuration
 
 from models.errors import UserError
+from serving.control.canary.leader import KubernetesLease
 from serving.deploy import kserve
 from serving.deploy.kserve import KServeDeployer
 
@@ -75,3 +79,45 @@ def test_other_refusals_are_not_tried_for_long(status: int, message: str, tries:
     with api((status, message)) as (deployer, asked), pytest.raises(UserError, match=message[:10]):
         write(deployer)
     assert len(asked) == tries
+
+
+@pytest.fixture
+def silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[socket.socket]]:
+    """An API server that takes connections and says nothing, in the kubeconfig; gives the connections made."""
+    taken: list[socket.socket] = []
+
+    def take() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(server.accept()[0])
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=take, daemon=True).start()
+        file = tmp_path / "kubeconfig"
+        cluster = {"name": "c", "cluster": {"server": f"http://127.0.0.1:{server.getsockname()[1]}"}}
+        context = {"name": "c", "context": {"cluster": "c", "user": "u"}}
+        users = [{"name": "u", "user": {}}]
+        file.write_text(
+            json.dumps({"clusters": [cluster], "contexts": [context], "users": users, "current-context": "c"})
+        )
+        monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(file))
+        yield taken
+        server.shutdown(socket.SHUT_RDWR)
+    for connection in taken:
+        connection.close()
+
+
+def test_a_server_that_says_nothing_is_given_up_at_the_deadline_of_the_whole_call(
+    silent: list[socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kserve, "ANSWER_SECONDS", 1)
+    monkeypatch.setattr(kserve, "CALL_SECONDS", 1.5)
+    with pytest.raises(UserError, match="the Kubernetes API does not answer"):
+        KServeDeployer("space").status("hscode")
+    assert len(silent) == 2
+
+
+def test_a_lease_is_not_waited_for_longer_than_it_lasts(silent: list[socket.socket]) -> None:
+    with pytest.raises(UserError, match="the Kubernetes API does not answer"):
+        KubernetesLease("space", "hscode-canary", seconds=4.5).hold()
+    assert len(silent) == 1
