@@ -1,10 +1,13 @@
 """How much of what predictors served was logged: their own counters, scraped, beside ours."""
 
+import logging
 from collections import deque
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 import httpx
+
+log = logging.getLogger("hscode.monitor")
 
 COUNTER = "hs_predictor_requests_total"
 SECONDS = 5.0
@@ -17,16 +20,24 @@ class Served:
         self.urls, self.window = tuple(urls), timedelta(seconds=window_seconds)
         self._last: dict[tuple[str, str], float] = {}
         self._increments: deque[tuple[datetime, float]] = deque()
+        self._no_counters = set[str]()
+        """Addresses that people were told of."""
 
     def look(self, now: datetime) -> None:
         """Scrape each address; one that does not answer (scaled to zero) served nothing meanwhile."""
         total = 0.0
         for url in self.urls:
             try:
-                text = httpx.get(url, timeout=SECONDS).raise_for_status().text
+                process, answered = served_in(httpx.get(url, timeout=SECONDS).raise_for_status().text)
+            except (httpx.InvalidURL, httpx.UnsupportedProtocol, ValueError) as error:
+                if url not in self._no_counters:
+                    said = (str(error).splitlines() or [type(error).__name__])[0][:200]
+                    log.warning("monitor.served_urls: no predictor's counters at %s: %s", url, said)
+                    self._no_counters.add(url)
+                continue
             except httpx.HTTPError:
                 continue
-            process, answered = served_in(text)
+            self._no_counters.discard(url)
             # Behind one address there may be several processes, each with a counter of its own.
             before = self._last.get((url, process))
             self._last[(url, process)] = answered
