@@ -9,6 +9,7 @@ from typing import Any
 from config.settings import Monitor
 from serving.control.monitor.sketches import Told
 from serving.deploy.base import REQUEST_TYPE, RESPONSE_TYPE, VERSION_ANNOTATION
+from serving.predictor.events import unwrap
 from serving.predictor.options import Limits
 from serving.predictor.request import Refused, instances_of, read_json
 from serving.state.events import Given, Request, Response, text_hash
@@ -65,9 +66,10 @@ def read_event(headers: Mapping[str, str], body: bytes, settings: Monitor, now: 
         "namespace": headers.get("ce-namespace", ""),
         "at": _time(headers.get("ce-time"), settings, now),
     }
+    content_type = headers.get("content-type", "")
     if kind == REQUEST_TYPE:
-        return _request(common, _version(headers), headers.get("content-type", ""), body, settings.texts)
-    return _response(common, _version(headers), body)
+        return _request(common, _version(headers), content_type, body, settings.texts)
+    return _response(common, _version(headers), content_type, body)
 
 
 def redacted(text: str) -> str:
@@ -132,14 +134,25 @@ def _request(common: dict[str, Any], version: str, content_type: str, body: byte
 
 def _descriptions(body: bytes, content_type: str) -> list[str] | None:
     """The texts of a v1 or v2 request; None where it is the client's error."""
+    if len(body) > _LIMITS.body_bytes:
+        return None
     try:
-        payload = read_json(body)
+        payload = _payload(body, content_type)
         if isinstance(payload, dict) and "inputs" in payload:
             return _from_v2(payload)
         return [instance["description"] for instance in instances_of(payload, _LIMITS)]
     except Refused:
         # A v2 request with its tensors behind the JSON header is right, but its texts are not read here.
         return [] if content_type.startswith("application/octet-stream") else None
+
+
+def _payload(body: bytes, content_type: str) -> Any:
+    """The JSON that was sent, without the envelope of a structured CloudEvent. Raises Refused as the predictor does.
+
+    KServe's logger puts the request's content type on both halves, and an answer comes as its request did.
+    """
+    data, _ = unwrap({"content-type": content_type}, body)
+    return read_json(data) if isinstance(data, bytes) else data
 
 
 def _from_v2(payload: Mapping[str, Any]) -> list[str] | None:
@@ -154,11 +167,11 @@ def _from_v2(payload: Mapping[str, Any]) -> list[str] | None:
     return None
 
 
-def _response(common: dict[str, Any], version: str, body: bytes) -> Received:
+def _response(common: dict[str, Any], version: str, content_type: str, body: bytes) -> Received:
     if not body:
         return Received(None, 0)
     try:
-        payload = read_json(body)
+        payload = _payload(body, content_type)
     except Refused:
         return Received(None, len(body))
     if not isinstance(payload, dict):

@@ -1,5 +1,6 @@
 """One event: headers and body in, a half or a reason out."""
 
+import base64
 import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from config.settings import Monitor
 from serving.control.monitor.received import Malformed, read_event, redacted
 from serving.control.monitor.sketches import Sketch, Told
+from serving.predictor.options import Limits
 from serving.state.events import Request, Response, text_hash
 from tests.serving.monitoring import headers, request, response
 
@@ -48,6 +50,37 @@ def test_descriptions_of_either_protocol_and_requests_that_are_the_clients_fault
     found = read({"headers": headers("a", KIND + "request"), "content": json.dumps(body).encode()})
     assert found.half.client_error == (texts is None)
     assert list(found.texts) == (texts or [])
+
+
+def enveloped(event: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """As a client sends and gets it that speaks structured CloudEvents; both halves have the request's type."""
+    kind = "application/cloudevents+json; charset=utf-8"
+    envelope = {"specversion": "1.0", "id": "a", "source": "/shop", "type": "ask", **changes}
+    if "data_base64" not in envelope:
+        envelope["data"] = json.loads(event["content"])
+    return {"headers": {**event["headers"], "content-type": kind}, "content": json.dumps(envelope).encode()}
+
+
+def test_structured_events_are_read_as_what_is_in_them() -> None:
+    asked, told = request("a", "steel bolt"), response("a", "731815")
+    assert read(enveloped(asked)).half == read(asked).half
+    encoded = base64.b64encode(asked["content"]).decode()
+    assert read(enveloped(asked, data_base64=encoded)).half == read(asked).half
+    assert read(enveloped(told)).half == read(told).half
+    assert read(enveloped(told)).told == read(told).told != []
+    assert read(enveloped(asked, data_base64="%")).half.client_error
+    assert read(enveloped(asked, id="")).half.client_error
+    assert read(enveloped(told, data_base64="%")).half is None
+
+
+def test_a_request_that_is_too_large_for_the_predictor_is_the_clients_error() -> None:
+    padded = request("a", "steel bolt")
+    padded["content"] += b" " * (Limits().body_bytes - len(padded["content"]))
+    assert not read(padded).half.client_error
+    padded["content"] += b" "
+    assert read(padded).half.client_error
+    padded["headers"]["content-type"] = "application/octet-stream"
+    assert read(padded).half.client_error
 
 
 def test_texts_are_kept_redacted_or_dropped_and_always_named() -> None:
