@@ -1,19 +1,27 @@
 """What this process counts; each replica counts what it stored itself, so sums over replicas are right."""
 
+import threading
+from collections import OrderedDict
+from typing import TypeVar
+
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 
 LATENCY_BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
-OTHER = "other"
 UNKNOWN = "unknown"
+
+Metric = TypeVar("Metric", Counter, Histogram)
 
 
 class Counters:
-    """Counters and the latency histogram; at most `versions` different versions become labels, the rest `other`."""
+    """Counters and the latency histogram; at most `versions` versions are labels: those that were counted last."""
 
     def __init__(self, versions: int) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        self._versions, self._most = set[str](), versions
+        self._most, self._lock = versions, threading.Lock()
+        self._versions: OrderedDict[str, set[tuple[Counter | Histogram, tuple[str, ...]]]] = OrderedDict()
+        """By version, counted longest ago first: its children. Whoever sends events may name versions, so one that is
+        new takes the place of the oldest instead of finding all places taken."""
         self.events = Counter("hs_events", "Logged events by what became of them.", ["outcome"], registry=self.registry)
         self.events.labels("stored")
         self.requests = Counter(
@@ -39,12 +47,16 @@ class Counters:
             registry=self.registry,
         )
 
-    def label(self, version: str) -> str:
-        """The version as a label."""
+    def of(self, metric: Metric, version: str, *values: str) -> Metric:
+        """The child of a version (empty: unknown) with its further label values; count by it at once."""
         if not version:
-            return UNKNOWN
-        if version not in self._versions:
-            if len(self._versions) >= self._most:
-                return OTHER
-            self._versions.add(version)
-        return version
+            return metric.labels(UNKNOWN, *values)
+        with self._lock:
+            children = self._versions.setdefault(version, set())
+            self._versions.move_to_end(version)
+            if len(self._versions) > self._most:
+                _, gone = self._versions.popitem(last=False)
+                for one, labels in gone:
+                    one.remove(*labels)
+            children.add((metric, (version, *values)))
+            return metric.labels(version, *values)

@@ -195,7 +195,7 @@ class Service:
         except DBAPIError as error:
             return self._refused(503, str(self.database.failed(error)))
         for version in versions:
-            self.counters.corrections.labels(self.counters.label(version), "recorded").inc()
+            self.counters.of(self.counters.corrections, version, "recorded").inc()
         self.counters.corrections.labels("unknown", "duplicate").inc(len(done.duplicates))
         ids = [one.ce_id for one in said]
         told = {"ids": ids, "recorded": len(done.recorded), "duplicates": len(done.duplicates)}

@@ -79,7 +79,7 @@ class Watch:
         """One look."""
         state = self.database.state()
         for version, count in count_unanswered(state, self.settings, now).items():
-            self.counters.requests.labels(self.counters.label(version), "error").inc(count)
+            self.counters.of(self.counters.requests, version, "error").inc(count)
         seen = read_windows(state, self.settings, now, self.versions.get)
         self._served.look(now)
         known = {version: self.versions.get(version) for version in seen}

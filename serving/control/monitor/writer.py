@@ -250,14 +250,14 @@ class Writer:
             self._series += 1
 
     def _count(self, stored: Stored) -> None:
-        counters, label = self.counters, self.counters.label
+        counters = self.counters
         requests = Counter((asked.version, "client_error") for asked in stored.asked if asked.client_error)
         requests.update((told.version, "ok") for told in stored.told)
         answers = Counter((told.version, answer.status) for told in stored.told for answer in told.answers)
         for counter, counted in ((counters.requests, requests), (counters.answers, answers)):
             for (version, status), count in counted.items():
-                counter.labels(label(version), status).inc(count)
-        latencies = {version: counters.latency.labels(label(version)) for version, _ in stored.pairs}
+                counters.of(counter, version, status).inc(count)
+        latencies = {version: counters.of(counters.latency, version) for version, _ in stored.pairs}
         for version, seconds in stored.pairs:
             if seconds >= 0:
                 latencies[version].observe(seconds)
