@@ -118,11 +118,15 @@ class Submitter:
             self._try(run, partial(self._advance, run))
 
     def _try(self, run: Run, work: Callable[[], None]) -> None:
-        """One run's trouble must not stop the others'; said once, tried again at each look."""
+        """One run's trouble must not stop the others'; said once, tried again at each look.
+
+        Where the backend refuses to be asked at all (a wrong kfp.namespace, a token file that cannot be read) the run
+        waits until people have mended the settings.
+        """
         try:
             work()
             self._troubles.pop(run.id, None)
-        except BackendUnavailable as error:
+        except (BackendUnavailable, BackendRefused, UserError) as error:
             if self._troubles.get(run.id) != str(error):
                 log.warning("run %s waits: %s", run.name, error)
                 self._troubles[run.id] = str(error)

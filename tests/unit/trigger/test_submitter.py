@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import select, update
 
 from config.settings import Trigger
+from models.errors import UserError
 from serving.control.trigger import inputs, journal
 from serving.control.trigger.backend import BackendRefused, BackendUnavailable, RunState, Value
 from serving.control.trigger.inputs import Occasion
@@ -195,6 +196,33 @@ def test_a_backend_that_is_down_gets_it_later_once(here: Here) -> None:
     submitter.look()
     assert [run.status for run in here.runs()] == ["running"]
     assert len(here.backend.runs) == 1
+
+
+@pytest.mark.parametrize("trouble", [BackendRefused("404 no such namespace"), UserError("the token cannot be read")])
+def test_a_backend_that_cannot_be_asked_is_told_once_and_stops_no_other_run(
+    here: Here, trouble: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    here.backend.runs = [RunState("b0", "other", "succeeded")]
+    with here.state.write() as session:
+        values: dict[str, Any] = {"backend": "local", "parameters": {}, "tags": {}, "created_at": START}
+        session.add(Run(name="first", status="intended", **values))
+        session.add(Run(name="other", status="running", backend_id="b0", **values))
+    find = here.backend.find
+
+    def refused(name: str) -> RunState | None:
+        raise trouble
+
+    here.backend.find = refused  # type: ignore[method-assign]
+    submitter = here.submitter()
+    for _ in range(3):
+        submitter.look()
+    assert [run.status for run in here.runs()] == ["intended", "succeeded"]
+    assert [record.getMessage() for record in caplog.records if "waits" in record.getMessage()] == [
+        f"run first waits: {trouble}"
+    ]
+    here.backend.find = find  # type: ignore[method-assign]
+    submitter.look()
+    assert [run.status for run in here.runs()] == ["running", "succeeded"]
 
 
 def test_an_unanswered_submission_is_looked_for_then_given_time_then_made_again(here: Here) -> None:
