@@ -94,11 +94,11 @@ def read_correction(
     position = given.get("position") or 0
     if isinstance(position, bool) or not isinstance(position, int) or not 0 <= position < 10_000:
         raise UserError('"position" must be a whole number from 0')
-    moment = _moment(given.get("said_at"), said_at or now)
+    moment = read_moment(given["said_at"], "said_at") if given.get("said_at") is not None else said_at or now
     if moment > now + FUTURE:
         raise UserError(f'"said_at" {moment.isoformat()} lies in the future')
     return Said(
-        ce_id=ce_id or text["id"] or str(uuid.uuid4()),
+        ce_id=_text({"id": ce_id}, "id") or text["id"] or str(uuid.uuid4()),
         code=_code(given.get("code"), codes),
         edition=edition,
         who=text["who"],
@@ -127,14 +127,13 @@ def _text(given: Mapping[str, Any], name: str) -> str:
     return value
 
 
-def _moment(given: Any, default: datetime) -> datetime:
-    if given is None:
-        return default
+def read_moment(given: Any, name: str) -> datetime:
+    """The moment of a field, in UTC; one without a zone is meant so. Raises UserError."""
     try:
         moment = datetime.fromisoformat(given)
-    except (TypeError, ValueError):
-        raise UserError(f'"said_at" {str(given)[:40]!r} is no time', todo="write 2026-01-31T12:00:00Z") from None
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (TypeError, ValueError, OverflowError):
+        raise UserError(f'"{name}" {str(given)[:40]!r} is no time', todo="write 2026-01-31T12:00:00Z") from None
 
 
 def _code(given: Any, codes: Codes) -> str:

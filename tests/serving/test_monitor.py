@@ -359,6 +359,20 @@ def test_bad_corrections_and_tokens_are_refused_whole(url: str, state: State, no
         event = {"ce-id": "c", "ce-type": "other", "ce-source": "/", "ce-specversion": "1.0"}
         assert client.post("/corrections", json=good, headers={**BEARER, **event}).status_code == 400
         assert client.delete("/corrections/none?who=x", headers=BEARER).status_code == 404
+        structured = {**BEARER, "content-type": "application/cloudevents+json"}
+        envelope = {"specversion": "1.0", "id": "e", "source": "/", "type": "hs.correction.v1", "data": good}
+        for change, says in (
+            ({"id": "a\0b"}, '"id" holds characters that are no text'),
+            ({"id": "a\ud800"}, '"id" holds characters that are no text'),
+            ({"id": "x" * 201}, '"id" has 201 characters'),
+            ({"time": "yesterday"}, "\"time\" 'yesterday' is no time"),
+            ({"time": "0001-01-01T00:00:00+14:00"}, "is no time"),
+        ):
+            answer = client.post("/corrections", content=json.dumps({**envelope, **change}), headers=structured)
+            assert (answer.status_code, says in answer.text.replace('\\"', '"')) == (400, True), answer.text
+        answer = client.delete("/corrections/%00?who=x", headers=BEARER)
+        assert (answer.status_code, answer.json()["error"]) == (400, "'\\x00' is no correction's id")
+        assert client.get("/readyz").status_code == 200
         hostile = {**good, "description": "'); DROP TABLE corrections; --", "why": "' OR 1=1"}
         assert client.post("/corrections", json=hostile, headers=BEARER).status_code == 201
         assert (metric(monitor, "hs_corrections_total", outcome="refused") or 0) >= len(bad) + 10

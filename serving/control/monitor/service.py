@@ -16,7 +16,8 @@ from typing import Any
 
 from prometheus_client import generate_latest
 from sqlalchemy import select
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DataError, DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -30,9 +31,9 @@ from serving.control.monitor.counters import Counters
 from serving.control.monitor.received import Malformed, read_event
 from serving.control.monitor.versions import Versions
 from serving.control.monitor.watch import Watch
-from serving.control.monitor.writer import Database, Outcome, Unavailable, Writer
+from serving.control.monitor.writer import GONE, Database, Outcome, Unavailable, Writer
 from serving.state import open_state
-from serving.state.corrections import Said, read_correction, record, withdraw
+from serving.state.corrections import Said, read_correction, read_moment, record, withdraw
 from serving.state.tables import Answer, Correction
 
 log = logging.getLogger("hscode.monitor")
@@ -192,8 +193,8 @@ class Service:
             return self._refused(refusal.status, refusal.reason)
         except Unavailable as error:
             return self._refused(503, str(error))
-        except DBAPIError as error:
-            return self._refused(503, str(self.database.failed(error)))
+        except (DBAPIError, PoolTimeout) as error:
+            return self._not_done(error)
         for version in versions:
             self.counters.of(self.counters.corrections, version, "recorded").inc()
         self.counters.corrections.labels("unknown", "duplicate").inc(len(done.duplicates))
@@ -223,12 +224,9 @@ class Service:
                 raise UserError(f"not a CloudEvent ({str(error)[:120]})") from None
             if event["type"] != CORRECTION_TYPE:
                 raise UserError(f"type {str(event['type'])[:80]!r} is not taken", todo=f"send {CORRECTION_TYPE}")
-            if len(str(event["id"])) > 200:
-                raise UserError("ce-id has more than 200 characters")
-            moment = event.get("time")
-            at = datetime.fromisoformat(str(moment)) if moment else None
+            at = read_moment(event["time"], "time") if event.get("time") else None
             data = event.data if isinstance(event.data, (dict, list)) else _json(event.data or b"")
-            return [read_correction(data, codes, ce_id=str(event["id"]), said_at=_aware(at))], False
+            return [read_correction(data, codes, ce_id=str(event["id"]), said_at=at)], False
         given = _json(body)
         if not isinstance(given, list):
             return [read_correction(given, codes)], False
@@ -258,18 +256,30 @@ class Service:
             who = request.query_params.get("who", "").strip()
             if not who or "\0" in who:
                 raise UserError("who withdraws it is missing", todo="DELETE /corrections/ID?who=NAME")
-            row = await asyncio.to_thread(withdraw, self.database.state(), request.path_params["id"], who)
+            name = request.path_params["id"]
+            if not name.isprintable():
+                raise UserError(f"{name[:80]!r} is no correction's id")
+            row = await asyncio.to_thread(withdraw, self.database.state(), name, who)
         except UserError as error:
             return self._refused(404 if "no such correction" in str(error) else 400, str(error))
         except Refusal as refusal:
             return self._refused(refusal.status, refusal.reason)
         except Unavailable as error:
             return self._refused(503, str(error))
-        except DBAPIError as error:
-            return self._refused(503, str(self.database.failed(error)))
+        except (DBAPIError, PoolTimeout) as error:
+            return self._not_done(error)
         self.counters.corrections.labels("unknown", "withdrawn").inc()
         withdrawn = row.withdrawn_at.isoformat() if row.withdrawn_at else None
         return JSONResponse({"id": row.ce_id, "withdrawn_at": withdrawn, "withdrawn_by": row.withdrawn_by})
+
+    def _not_done(self, error: DBAPIError | PoolTimeout) -> Response:
+        """What the database did not do: because it is gone, because of what was sent, or for a reason of its own."""
+        if isinstance(error, GONE):
+            return self._refused(503, str(self.database.failed(error)))
+        if isinstance(error, DataError):
+            return self._refused(400, f"the database takes no such value ({type(error).__name__})")
+        log.error("a correction was not stored", exc_info=error)
+        return self._refused(503, f"the database refused it ({type(error).__name__})")
 
     def _refused(self, status: int, reason: str) -> Response:
         self.counters.corrections.labels("unknown", "refused").inc()
@@ -308,7 +318,3 @@ def _json(body: bytes | str) -> Any:
         return read_json(body.encode() if isinstance(body, str) else body)
     except Refused as error:
         raise UserError(str(error)) from None
-
-
-def _aware(moment: datetime | None) -> datetime | None:
-    return moment.replace(tzinfo=UTC) if moment is not None and moment.tzinfo is None else moment

@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from sqlalchemy import func, select
-from sqlalchemy.exc import SQLAlchemyError
 
 from config.settings import Monitor
 from serving.control.monitor.cleaning import clean
@@ -18,7 +17,7 @@ from serving.control.monitor.drift import share_upper
 from serving.control.monitor.served import Served
 from serving.control.monitor.versions import Versions
 from serving.control.monitor.windows import LEVELS, Seen, count_unanswered, read_windows
-from serving.control.monitor.writer import Database, Unavailable
+from serving.control.monitor.writer import GONE, Database, Unavailable
 from serving.state.database import State
 from serving.state.tables import Event
 
@@ -69,7 +68,7 @@ class Watch:
                 self.look(datetime.now(UTC))
             except Unavailable:
                 pass
-            except SQLAlchemyError as error:
+            except GONE as error:
                 self.database.failed(error)
             except Exception:
                 log.exception("a look failed; the figures are those of the one before")

@@ -34,6 +34,9 @@ HELD_SKETCHES = 500
 ATTEMPTS = 3
 """Of a transaction that met another one of a replica (deadlock, serialisation)."""
 
+GONE = (OperationalError, InterfaceError, PoolTimeout)
+"""What is raised where the database does not answer; its other errors are about what it was asked."""
+
 Key = tuple[str, str, datetime]
 
 
@@ -179,7 +182,7 @@ class Writer:
                 done = self._transaction(batch)
                 self.database.answered()
                 return done
-            except (OperationalError, InterfaceError, PoolTimeout) as error:
+            except GONE as error:
                 # 40001, 40P01: two replicas met; PostgreSQL asks to try again.
                 code = getattr(getattr(error, "orig", None), "sqlstate", None) or ""
                 if not code.startswith("40") or attempt == ATTEMPTS - 1:
