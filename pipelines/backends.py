@@ -52,7 +52,7 @@ def runs_of(settings: Settings, home: Path, pipeline: str = "retrain") -> Runs:
 
         return KfpBackend(settings, f"hscode-{pipeline}")
     if pipeline != "retrain":
-        verb = {"training": "hscode run", "batch": "hscode predict FILE"}[pipeline]
+        verb = {"training": "hscode run", "batch": "hscode predict --input FILE --output FILE"}[pipeline]
         raise UserError(
             f"{pipeline} is not submitted on this machine", "setting kfp.endpoint is not set", f"run: {verb}"
         )

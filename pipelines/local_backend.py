@@ -24,6 +24,9 @@ from serving.control.trigger.backend import BackendRefused, BackendUnavailable, 
 LOCK_VARIABLE = "HSCODE_RUN_LOCK"
 """File descriptor of the locked lock that a started process inherits."""
 
+TAKEN = ("data_until", "new_data", "run_key", "since", "triggered_by")
+"""The retraining's parameters that are a caller's here; settings and the data's fingerprint are made by the run."""
+
 
 class LocalBackend:
     """`backend.RunBackend` over folders and processes; a run's id is its name. One retraining runs at a time."""
@@ -55,6 +58,8 @@ class LocalBackend:
     def status(self, backend_id: str) -> RunState:
         """As `find`; unknown is BackendRefused."""
         found = self.find(backend_id)
+        if found is None and not self._folder(backend_id).exists():
+            raise BackendRefused(f"there is no run {backend_id} in {self._home}")
         if found is None:
             raise BackendRefused(f"{backend_id} ended before it began; see log.txt in {self._runs / backend_id}")
         return found
@@ -62,6 +67,9 @@ class LocalBackend:
     def submit(self, name: str, parameters: Mapping[str, Value], tags: Mapping[str, str]) -> str:
         """Start it, unless it was started before: here a second submission does no harm."""
         folder = self._folder(name)
+        unknown = sorted(set(parameters) - set(TAKEN))
+        if unknown:
+            raise BackendRefused(f"the retraining here has no parameter {unknown[0]}; it takes {', '.join(TAKEN)}")
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with _lock_file(folder).open("a+") as lock:

@@ -5,9 +5,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import yaml
 
 from config.settings import Settings
-from pipelines.local_backend import LocalBackend, recorded
+from models.errors import UserError
+from pipelines.backends import runs_of
+from pipelines.compile import compiled
+from pipelines.local_backend import TAKEN, LocalBackend, recorded
 from serving.control.trigger.backend import BackendRefused
 
 
@@ -60,7 +64,7 @@ def test_progress_is_the_last_note_of_each_step(backend: LocalBackend, tmp_path:
     state, steps = backend.progress("monday")
     assert state.status == "succeeded"
     assert steps == {"ingest": "12,000 rows", "split": "running", "train": "epoch 2"}
-    with pytest.raises(BackendRefused, match="ended before it began"):
+    with pytest.raises(BackendRefused, match="there is no run tuesday"):
         backend.progress("tuesday")
 
 
@@ -78,3 +82,29 @@ def test_the_log_of_a_failed_run_and_where_its_files_are(backend: LocalBackend, 
 def test_a_name_that_is_no_name_is_refused(backend: LocalBackend, name: str) -> None:
     with pytest.raises(BackendRefused, match="not a run's name"):
         backend.failed_step(name)
+
+
+def test_an_unknown_parameter_starts_nothing(backend: LocalBackend, tmp_path: Path) -> None:
+    with pytest.raises(
+        BackendRefused, match=r"has no parameter new-data; it takes data_until, new_data, .*triggered_by"
+    ):
+        backend.submit("monday", {"triggered_by": "k", "new-data": "s3://x/1"}, {})
+    assert not (tmp_path / "retrains").exists()
+
+
+def test_callers_parameters_are_the_pipelines(backend: LocalBackend) -> None:
+    (spec, _) = yaml.safe_load_all(compiled(Settings(), "hscode-retrain").text)
+    assert set(TAKEN) == set(spec["root"]["inputDefinitions"]["parameters"]) - {"settings", "data_version"}
+
+
+def test_a_run_that_never_was_and_one_that_did_not_begin(backend: LocalBackend, tmp_path: Path) -> None:
+    with pytest.raises(BackendRefused, match=r"^there is no run nope in "):
+        backend.status("nope")
+    (tmp_path / "retrains" / "monday").mkdir(parents=True)
+    with pytest.raises(BackendRefused, match="monday ended before it began"):
+        backend.status("monday")
+
+
+def test_what_runs_in_the_foreground_here_is_told_as_it_is_typed(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="run: hscode predict --input FILE --output FILE"):
+        runs_of(Settings(), tmp_path, "batch")
