@@ -225,7 +225,8 @@ def import_file(state: State, file: Path, codes: Codes, quarantine: Path, who: s
 
     A line that is wrong goes to `quarantine` (jsonl: line, reason, original); the others are recorded in transactions
     of `IMPORTED_AT_ONCE`. A line without `who` is by `who`; one without an id is named by what it says, so that a file
-    imported twice counts once. Raises UserError for a file that cannot be read.
+    imported twice counts once. Raises UserError for a file that cannot be read and for one of which nothing can be
+    taken.
     """
     counts = {"read": 0, "recorded": 0, "duplicates": 0, "refused": 0}
     refused: list[dict[str, Any]] = []
@@ -264,10 +265,17 @@ def import_file(state: State, file: Path, codes: Codes, quarantine: Path, who: s
     if waiting:
         write()
     counts["refused"] = len(refused)
+    refused.sort(key=lambda line: int(line["line"]))
     if refused:
         with quarantine.open("w", encoding="utf-8") as out:
-            for line in sorted(refused, key=lambda line: int(line["line"])):
-                out.write(json.dumps(line, ensure_ascii=False) + "\n")
+            out.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in refused)
+    if not counts["read"]:
+        raise UserError("no corrections in it", str(file))
+    if not counts["recorded"] + counts["duplicates"]:
+        first = f"line {refused[0]['line']}: {refused[0]['reason']}"
+        raise UserError(
+            f"none of {counts['read']} lines could be taken ({first})", str(file), f"all are in {quarantine}"
+        )
     return counts
 
 
@@ -276,7 +284,12 @@ def _lines(file: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
     try:
         with file.open(encoding="utf-8-sig", newline="") as opened:
             if file.suffix == ".csv":
-                for number, row in enumerate(csv.DictReader(opened), 2):
+                reader = csv.DictReader(opened)
+                columns = reader.fieldnames or ()
+                if columns and ("code" not in columns or not {"answer", "description"} & set(columns)):
+                    told = ", ".join(columns)[:200]
+                    raise UserError(f"its columns are {told}", str(file), "needed are code, and description or answer")
+                for number, row in enumerate(reader, 2):
                     row.pop(None, None)
                     yield number, dict(row)
                 return

@@ -192,3 +192,28 @@ def test_one_line_with_an_unknown_answer_does_not_take_the_others_with_it(state:
 def test_a_file_that_is_not_there_is_one_line(state: State, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read"):
         import_file(state, tmp_path / "none.csv", EDITION, tmp_path / "aside", "a")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.csv", "", "no corrections in it"),
+        ("a.csv", "description,code\n", "no corrections in it"),
+        ("a.jsonl", "\n", "no corrections in it"),
+        ("a.csv", "text;hs\nbolt;731815\n", "its columns are text;hs; needed are code, and description or answer"),
+        ("a.csv", "who,code\nme,731815\n", "needed are code, and description or answer"),
+        ("a.csv", "description,code\nbolt,999999\nnut,1\n", "none of 2 lines could be taken (line 2: code '999999'"),
+        ("a.jsonl", "{broken\n", "none of 1 lines could be taken (line 1: not a JSON object)"),
+    ],
+)
+def test_a_file_of_which_nothing_can_be_taken_is_one_line(
+    state: State, tmp_path: Path, name: str, content: str, says: str
+) -> None:
+    file, aside = tmp_path / name, tmp_path / "aside.jsonl"
+    file.write_text(content)
+    with pytest.raises(UserError) as refused:
+        import_file(state, file, EDITION, aside, "a")
+    assert says in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert listed(state) == []
+    assert aside.exists() == ("lines could be taken" in says)
