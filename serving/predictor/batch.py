@@ -159,13 +159,13 @@ def predict_shard(
     job = _job(bundle, source, out, question)
     done = read_report(out)
     marker = out.with_name(out.name + ".job")
-    if done is not None and marker.exists() and json.loads(marker.read_text()) == job:
+    if done is not None and _read_json(marker) == job:
         return done
     columns, rows = read_rows(source, question.encoding)
     column = description_column(columns, question.column, str(source))
     _no_clash(columns, str(source))
     report = _predict_rows(bundle, rows, columns, column, out, question, schema_of(source), progress)
-    marker.write_text(json.dumps(job))
+    _write_json(marker, job)
     return report
 
 
@@ -182,11 +182,12 @@ def merge(parts: Sequence[Path], out: Path) -> BatchReport:
 
 
 def read_report(part: Path) -> BatchReport | None:
-    """The report beside a finished part, else None."""
-    beside = part.with_name(part.name + ".json")
-    if not (part.exists() and beside.exists()):
+    """The report beside a finished part, else None: a report that cannot be read was not finished either."""
+    read = _read_json(part.with_name(part.name + ".json")) if part.exists() else None
+    try:
+        return None if read is None else BatchReport(**read)
+    except TypeError:
         return None
-    return BatchReport(**json.loads(beside.read_text(encoding="utf-8")))
 
 
 def description_column(columns: Sequence[str], named: str | None, where: str) -> str:
@@ -234,7 +235,7 @@ def _predict_rows(
             if progress:
                 progress(report.rows)
     part.replace(out)
-    beside.write_text(json.dumps(asdict(report)), encoding="utf-8")
+    _write_json(beside, asdict(report))
     return report
 
 
@@ -297,14 +298,30 @@ def _job(bundle: Answerer, source: Path, out: Path, question: Question) -> dict[
 def _claim(work: Path, job: Mapping[str, Any]) -> None:
     marker = work / "job"
     try:
-        if marker.exists() and json.loads(marker.read_text(encoding="utf-8")) == job:
+        if _read_json(marker) == job:
             return
         work.mkdir(parents=True, exist_ok=True)
         for path in work.iterdir():
             path.unlink()
-        marker.write_text(json.dumps(job), encoding="utf-8")
+        _write_json(marker, job)
     except OSError as error:
         raise UserError(f"cannot write ({error.strerror})", str(work)) from None
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a file of `_write_json`; None where there is no file, or one that says nothing whole."""
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return read if isinstance(read, dict) else None
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write it whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(value), encoding="utf-8")
+    part.replace(path)
 
 
 def _blocks(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:

@@ -140,6 +140,24 @@ def test_stopped_and_called_again_it_goes_on(tmp_path: Path) -> None:
     assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
 
+def test_a_report_that_is_not_whole_was_not_written(tmp_path: Path) -> None:
+    """As after a full disk or a kill: the part is answered again, not read for ever."""
+    source = write_csv(tmp_path / "in.csv", 600)
+    with pytest.raises(KeyboardInterrupt):
+        predict_file(Counting(stops_after=2), source, tmp_path / "out.csv", rows_a_part=300)
+    for whole in ("", '{"rows": 3', "[1]", '{"colour": "red"}'):
+        part = tmp_path / "part.csv"
+        predict_shard(Counting(), source, part)
+        (tmp_path / "part.csv.json").write_text(whole)
+        assert read_report(part) is None
+        (tmp_path / "part.csv.job").write_text(whole)
+        again = Counting()
+        assert predict_shard(again, source, part).rows == len(again.asked) == 600
+    (tmp_path / "out.csv.parts" / "00000.csv.json").write_text("")
+    assert predict_file(Counting(), source, tmp_path / "out.csv", rows_a_part=300).rows == 600
+    assert not list(tmp_path.glob("*.parts"))
+
+
 def test_parts_of_another_question_or_model_are_not_taken(tmp_path: Path) -> None:
     source = write_csv(tmp_path / "in.csv", 600)
     for change in ("question", "version"):
