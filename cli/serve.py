@@ -52,6 +52,7 @@ def serve(
         address=address,
         idle_seconds=idle,
         logger_url=logger_url,
+        event_bytes=settings.monitor.body_bytes,
     )
     _record(settings, model, known=bool(host.store.names()))
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")

@@ -3,6 +3,7 @@
 Bytes pass through undecoded. KServe in Knative mode has one port a service, REST or gRPC; the local host has both.
 """
 
+import asyncio
 import contextlib
 import socket
 import time
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from models.errors import UserError
-from serving.deploy.process import NotStarted
+from serving.deploy.process import STOP_SECONDS, NotStarted
 
 if TYPE_CHECKING:
     from serving.deploy.proxy import Proxy
@@ -46,13 +47,13 @@ class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]
     def __init__(self, proxy: "Proxy") -> None:
         self.proxy = proxy
         self.channels: dict[str, grpc.aio.Channel] = {}
+        self._closing: set[asyncio.Task[None]] = set()
 
     def service(self, details: Any) -> Any:
         return grpc.unary_unary_rpc_method_handler(self._forwarder(details.method))
 
     async def close(self) -> None:
-        for channel in self.channels.values():
-            await channel.close()
+        await asyncio.gather(*(channel.close() for channel in self.channels.values()), *self._closing)
 
     def _forwarder(self, method: str) -> Callable[[bytes, Any], Any]:
         async def forward(message: bytes, context: Any) -> bytes:
@@ -96,5 +97,16 @@ class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]
 
     def _channel(self, address: str) -> Any:
         if address not in self.channels:
+            self._close_old()
             self.channels[address] = grpc.aio.insecure_channel(address, options=OPTIONS)
         return self.channels[address]
+
+    def _close_old(self) -> None:
+        """Close channels to processes that are gone or going, these when their calls are done: each start has a port
+        of its own."""
+        states = [state for service in self.proxy.services.values() for state in service.revisions.values()]
+        used = {state.process.endpoint.grpc for state in states if state.process.endpoint is not None}
+        for address in self.channels.keys() - used:
+            closing = asyncio.create_task(self.channels.pop(address).close(STOP_SECONDS))
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)

@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -26,7 +26,7 @@ from aiohttp import web
 from models.errors import UserError
 from serving.deploy import bundles
 from serving.deploy.local import LocalDeployer
-from serving.deploy.logger import EventLogger
+from serving.deploy.logger import EVENT_BYTES, EventLogger
 from serving.deploy.manifest import Manifest, read_manifest
 from serving.deploy.process import Limits, RevisionProcess
 from serving.deploy.proxy import Proxy
@@ -50,7 +50,8 @@ class LocalHost:
     `port` and `grpc_port` 0 take free ones; `grpc_port` None serves no gRPC. `runtimes` maps a manifest's
     ``model.runtime`` to the command that stands in for that ServingRuntime; it is given the flags of
     ``python -m serving.predictor``. `idle_seconds` is for manifests that say nothing. `logger_url` is for loggers
-    without an address, as the default in KServe's ConfigMap. `seed` makes the split repeatable.
+    without an address, as the default in KServe's ConfigMap; a body of more than `event_bytes` is not sent. `seed`
+    makes the split repeatable.
 
     As a context manager it serves in a thread, and is entered once what is recorded in the home is ready.
     """
@@ -65,16 +66,20 @@ class LocalHost:
         idle_seconds: float = 60,
         start_seconds: float = 120,
         logger_url: str | None = None,
+        event_bytes: int = EVENT_BYTES,
         runtimes: Mapping[str, Sequence[str]] | None = None,
         seed: int | None = None,
     ) -> None:
         self.store = Store(Path(home))
         self.port, self.grpc_port, self.address = port, grpc_port, address
         self.idle_seconds, self.start_seconds, self.logger_url = idle_seconds, start_seconds, logger_url
+        self.event_bytes = event_bytes
         self.runtimes: dict[str, Sequence[str]] = {"": PREDICTOR, "hscode": PREDICTOR, **(runtimes or {})}
         self.services: dict[str, Service] = {}
         self._seed = seed
         self._looked: object = None
+        self._troubles: dict[str, str] = {}
+        """What the file system refused, by what for; said once each."""
         self._background: set[asyncio.Task[None]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -105,7 +110,7 @@ class LocalHost:
                     timeout=aiohttp.ClientTimeout(total=None),
                 )
             )
-            logger = EventLogger(session)
+            logger = EventLogger(session, self.event_bytes)
             logger.start()
             proxy = self._proxy = Proxy(self.services, session, logger, self.logger_url, self._seed)
             await self._listen(stack, proxy)
@@ -198,14 +203,30 @@ class LocalHost:
         try:
             while not self._stopping.is_set():
                 self._dirty.clear()
-                self._look()
+                with self._going_on("the home's manifests"):
+                    self._look()
                 for service in self.services.values():
-                    self._reconcile(service)
+                    with self._going_on(f"service {service.name}"):
+                        self._reconcile(service)
                 changed = asyncio.create_task(self._dirty.wait())
                 await asyncio.wait((stopped, changed), timeout=LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
                 changed.cancel()
         finally:
             stopped.cancel()
+
+    @contextlib.contextmanager
+    def _going_on(self, what: str) -> Iterator[None]:
+        """A full disk or a file that cannot be read must not end serving: said once, and tried again at each look."""
+        try:
+            yield
+        except OSError as error:
+            why = error.strerror or str(error)
+            if self._troubles.get(what) != why:
+                log.error("%s: %s; trying again", what, error)
+            self._troubles[what] = why
+        else:
+            if self._troubles.pop(what, None):
+                log.info("%s: in order again", what)
 
     def _look(self) -> None:
         """Take up what was written in the home since the last look."""

@@ -23,6 +23,10 @@ from serving.deploy.base import REQUEST_TYPE, RESPONSE_TYPE
 log = logging.getLogger("hscode.host")
 
 QUEUE_EVENTS = 1000
+QUEUE_BYTES = 64 * 2**20
+"""Of the bodies of all events that are not sent yet."""
+EVENT_BYTES = 8 * 2**20
+"""Of one body, where nothing else is said: as the monitor's `body_bytes`, which refuses a larger one."""
 SENDERS = 16
 """Events under way at once. The monitor answers after its commit, which all that wait share."""
 TIMEOUT_SECONDS = 5.0
@@ -43,11 +47,13 @@ class Target:
 class EventLogger:
     """Sends events in the background. `sent` and `dropped` count them."""
 
-    def __init__(self, session: aiohttp.ClientSession) -> None:
-        self.session = session
+    def __init__(self, session: aiohttp.ClientSession, event_bytes: int = EVENT_BYTES) -> None:
+        self.session, self.event_bytes = session, event_bytes
         self.sent = 0
         self.dropped = 0
         self._queue: asyncio.Queue[tuple[str, dict[str, str], bytes]] = asyncio.Queue(QUEUE_EVENTS)
+        self._held = 0
+        """Bytes of the bodies that are not sent yet."""
         self._senders: list[asyncio.Task[None]] = []
         self._warned = False
 
@@ -75,6 +81,10 @@ class EventLogger:
             self._put(target, RESPONSE_TYPE, event_id, content_type, body)
 
     def _put(self, target: Target, event_type: str, event_id: str, content_type: str, body: bytes) -> None:
+        if len(body) > self.event_bytes:
+            return self._drop(target.url, f"a body of {len(body)} bytes; the limit is {self.event_bytes}")
+        if self._held + len(body) > QUEUE_BYTES:
+            return self._drop(target.url, f"more than {QUEUE_BYTES} bytes are not sent yet")
         headers = {
             "ce-specversion": "1.0",
             "ce-id": event_id,
@@ -93,6 +103,7 @@ class EventLogger:
             headers["ce-annotations"] = json.dumps(dict(target.annotations), separators=(",", ":"))
         try:
             self._queue.put_nowait((target.url, headers, body))
+            self._held += len(body)
         except asyncio.QueueFull:
             self._drop(target.url, "more events than it takes")
 
@@ -111,6 +122,7 @@ class EventLogger:
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 self._drop(url, str(error) or type(error).__name__)
             finally:
+                self._held -= len(body)
                 self._queue.task_done()
 
     def _drop(self, url: str, why: str) -> None:

@@ -178,7 +178,7 @@ class RevisionProcess:
             with open(self.folder / "log", "rb") as file:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - 8192))
                 lines = deque((line.strip() for line in file.read().decode(errors="replace").splitlines()), 50)
-        except FileNotFoundError:
+        except OSError:
             return ""
         said = [line for line in lines if line]
         errors = [line for line in said if "error" in line.lower()]
@@ -211,7 +211,11 @@ class RevisionProcess:
     async def _live(self) -> None:
         try:
             while self._wanted:
-                why = await self._once()
+                try:
+                    why = await self._once()
+                except OSError as error:
+                    await self._kill()
+                    why = f"cannot start: {error}"
                 self._clear()
                 if self._terminated or not self._wanted:
                     self._terminated = False
@@ -227,8 +231,14 @@ class RevisionProcess:
             self._process, self._life = None, None
             self.changed()
 
+    async def _kill(self) -> None:
+        process = self._process
+        if process is not None and process.returncode is None:
+            process.kill()
+            await process.wait()
+
     async def _once(self) -> str:
-        """One process from start to end; returns why it ended."""
+        """One process from start to end; returns why it ended. Raises OSError where the folder cannot be used."""
         self.folder.mkdir(parents=True, exist_ok=True)
         ready = self.folder / READY
         ready.unlink(missing_ok=True)
@@ -265,8 +275,7 @@ class RevisionProcess:
         deadline = time.monotonic() + self.limits.start
         while process.returncode is None and not ready.exists():
             if time.monotonic() > deadline:
-                process.kill()
-                await process.wait()
+                await self._kill()
                 return f"not ready after {self.limits.start:g} s"
             await asyncio.sleep(0.01)
         if process.returncode is None:

@@ -1,7 +1,9 @@
 """The local host with real predictors: equal answers on every way, and nothing lost whatever is killed."""
 
 import asyncio
+import errno
 import json
+import logging
 import os
 import signal
 import socket
@@ -384,6 +386,36 @@ def test_a_logger_that_is_down_or_slow_holds_up_no_answer(tmp_path: Path) -> Non
             place.local.apply(place.manifest("hscode", "1"), 60)
             answers = [place.ask("hscode", "a").status_code for _ in range(50)]
         assert answers == [200] * 50
+
+
+def test_a_full_disk_ends_neither_serving_nor_a_restart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    deployer = deployed(tmp_path / "home", write_stub_bundle(tmp_path / "bundle", "1"))
+    with LocalHost(tmp_path / "home", runtimes=STUBS) as host, caplog.at_level(logging.INFO, "hscode.host"):
+        pid = process_of(deployer, "hscode-predictor-00001")
+        tried = []
+
+        def full(name: str, status: Mapping[str, Any]) -> None:
+            tried.append(name)
+            raise OSError(errno.ENOSPC, "No space left on device", f"/home/.status.json.{len(tried)}")
+
+        def answering() -> int:
+            url = f"{host.url}/v1/models/hscode:predict"
+            return httpx.post(url, json={"instances": ["a"]}, timeout=60).status_code
+
+        monkeypatch.setattr(host.store, "write_status", full)
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        until("several looks at a full disk", lambda: len(tried) > 3, 30, every=0.01)
+        assert answering() == 200
+        monkeypatch.undo()
+        deployer.change("hscode", storage_uri=write_stub_bundle(tmp_path / "next", "2").as_uri(), version="2")
+        assert deployer.wait("hscode", 60).version == "2"
+    said = [record.getMessage() for record in caplog.records if "service hscode: " in record.getMessage()]
+    assert len(said) == 2, said
+    assert "No space left on device" in said[0]
+    assert "in order again" in said[1]
 
 
 def test_concurrency_and_timeout_of_the_manifest_hold(tmp_path: Path) -> None:
