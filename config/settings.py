@@ -776,6 +776,14 @@ class State(Section):
     """SQLAlchemy address, postgresql+psycopg://… or sqlite:///FILE. None: SQLite in the home folder."""
 
 
+class Local(Section):
+    """Runs on this machine."""
+
+    kept_runs: int = Field(5, ge=1)
+    """The newest runs whose steps' artifacts stay in the home folder when one has ended: some 200 MB each on the
+    sample. What is removed is made again where a later run needs it; versions, reports and logs stay."""
+
+
 class Settings(Section):
     """All of it."""
 
@@ -803,6 +811,7 @@ class Settings(Section):
     retrain: Retrain = Retrain()
     loop: Loop = Loop()
     state: State = State()
+    local: Local = Local()
 
     def to_json(self) -> str:
         """The resolved tree as canonical JSON (sorted keys): what travels as a pipeline parameter."""

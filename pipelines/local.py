@@ -8,10 +8,11 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ Progress = Callable[[Mapping[str, Any]], None]
 
 NEEDED_BYTES = 200 * 2**20
 """Free space a run starts with at least; a run on the sample writes about this much."""
+
+GONE = ".gone-"
+"""Begin of the name of a folder that is being removed."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,26 @@ def run_local(
     shutil.copyfile(outputs["report"].path, report)
     run = Run(key, outputs["gate"], str(report), str(folder / "log.txt"), resumed)
     (folder / "run.json").write_text(json.dumps(asdict(run), indent=1) + "\n", encoding="utf-8")
+    make_room(home, settings.local.kept_runs)
     return run
+
+
+def make_room(home: Path, kept: int) -> None:
+    """Remove the steps' artifacts of all but the newest `kept` runs, and the caches of other code than this.
+
+    `home` is held. Nothing that stays refers to what goes: bundles and reports were copied (registry, ``runs``), and a
+    cached result whose artifacts are gone counts for KFP as none, so its step runs again.
+    """
+    runs = [path for path in (home / "kfp").glob("*") if path.is_dir() and not path.name.startswith(GONE)]
+    runs.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    caches = [path for path in (home / "cache").glob("*") if re.fullmatch("[0-9a-f]{16}", path.name)]
+    # Under another name first: of a folder that is half removed, by its name a cached result would be believed.
+    for path in (*runs[kept:], *(path for path in caches if path.name != code_digest())):
+        with suppress(OSError):
+            path.rename(path.with_name(GONE + path.name))
+    for place in (home / "kfp", home / "cache"):
+        for gone in place.glob(f"{GONE}*"):
+            shutil.rmtree(gone, ignore_errors=True)
 
 
 def execute(pipeline: Any, arguments: Mapping[str, Any], home: Path, key: str, progress: Progress) -> dict[str, Any]:
