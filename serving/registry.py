@@ -82,8 +82,7 @@ class Registry:
     def client(self) -> "MlflowClient":
         """The MLflow client, made on first use; raises UserError where the server does not answer."""
         if self._client is None:
-            # MLflow's own: 120 s for an answer, then seven tries more.
-            os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
+            # MLflow's own are seven. Each may take 120 s, which a server needs to hand a large bundle to its store.
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
             os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
             # MLflow would report its use to its makers, and hold up the end of a process without a network by 9 s.

@@ -59,6 +59,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    # It asks the registry for aliases and tags only; MLflow would wait for two minutes, longer than /healthz does.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     try:
         settings = load_settings(options.config, os.environ, options.set)
         if options.home is not None:
