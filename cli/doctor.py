@@ -51,7 +51,7 @@ def doctor(
             settings = with_home(installation.settings, home)
             seen = {name: installation.ways.get(f"hscode-{name}") for name in SERVICES}
             given = {name: address for name, address in dataclasses.asdict(addresses).items() if address}
-            addresses = Addresses(**{**seen, "closed": installation.closed, **given})
+            addresses = Addresses(**{**seen, "closed": installation.closed, "absent": installation.absent, **given})
 
         def runs() -> str:
             backend = backend_of(settings, home)

@@ -12,6 +12,7 @@ from typing import Any
 
 from config.settings import Settings
 from models.errors import UserError
+from serving.deploy.base import Status
 
 TIMEOUT_SECONDS = 5.0
 """For one answer over HTTP."""
@@ -40,10 +41,14 @@ class Addresses:
     alertmanager: str | None = None
     closed: Mapping[str, str] = field(default_factory=dict)
     """Of a cluster: why there is no way to a Service, by its name."""
+    absent: frozenset[str] = frozenset()
+    """Those of `closed` that are not installed; of `REPLACEABLE` another's may do the work."""
 
 
 SERVICES = ("monitor", "trigger", "prometheus", "alertmanager")
 """On a cluster each is the Service hscode-NAME."""
+REPLACEABLE = ("prometheus", "alertmanager")
+"""An overlay may leave these to the Prometheus operator, whose names and namespace are its own."""
 SCRAPED = ("monitor", "trigger", "canary")
 """Prometheus' jobs have these in their names, whoever wrote its configuration."""
 
@@ -130,6 +135,13 @@ def _service(settings: Settings) -> Seen:
         status = open_deployer(settings.deploy.target).status(settings.deploy.name)
     except NotDeployed:
         return None, f"no service {settings.deploy.name} yet"
+    return service_seen(status)
+
+
+def service_seen(status: Status) -> Seen:
+    """What a deployed service says of itself; one that waits for its first model is neither good nor bad."""
+    if not status.storage_uri:
+        return None, "no model yet: the first comes from a run (hscode submit --wait)"
     shares = ", ".join(
         f"version {revision.version if (revision := status.revision(t.revision)) else '?'} {t.percent} %"
         for t in status.traffic
@@ -202,7 +214,10 @@ def _cluster_lease(namespace: str) -> str | None:
 
 
 def _http(arrow: str, addresses: Addresses, name: str, path: str, read: Callable[[Any], Seen] | None) -> Finding:
-    base, why = getattr(addresses, name), addresses.closed.get(f"hscode-{name}")
+    service, base = f"hscode-{name}", getattr(addresses, name)
+    why = addresses.closed.get(service)
+    if base is None and name in REPLACEABLE and service in addresses.absent:
+        return Finding(arrow, None, f"no Service {service}: where another's does its work, give --{name} URL")
     if base is None:
         return Finding(arrow, None if why is None else False, why or "no address given", "kubectl get pods" * bool(why))
 

@@ -30,6 +30,12 @@ class Installation:
     """http address by Service, of those that were asked for and have a way."""
     closed: Mapping[str, str] = field(default_factory=dict)
     """Why there is no way, by Service or by name in the settings."""
+    absent: frozenset[str] = frozenset()
+    """Those of `closed` that were asked for and are not Services of the namespace at all."""
+
+
+class NoService(UserError):
+    """The namespace has no Service of that name."""
 
 
 @contextmanager
@@ -39,13 +45,15 @@ def opened(namespace: str, services: Iterable[str] = (), assignments: Iterable[s
     Raises UserError where kubectl, the cluster or the installation is not there.
     """
     settings = load_settings(None, _environment(namespace), assignments)
-    ways, closed = dict[str, str](), dict[str, str]()
+    ways, closed, absent = dict[str, str](), dict[str, str](), set[str]()
     with _Forwards(namespace) as forwards:
         for name in services:
             try:
                 ways[name] = forwards.way(f"http://{name}")
             except UserError as error:
                 closed[name] = str(error)
+                if isinstance(error, NoService):
+                    absent.add(name)
         inside = {}
         for section, key in (("registry", "uri"), ("state", "url"), ("kfp", "endpoint")):
             branch = getattr(settings, section)
@@ -55,7 +63,7 @@ def opened(namespace: str, services: Iterable[str] = (), assignments: Iterable[s
                 inside[section] = branch.model_copy(update={key: forwards.way(address)})
             except UserError as error:
                 closed[urlsplit(address).hostname or address] = str(error)
-        yield Installation(settings.model_copy(update=inside), ways, closed)
+        yield Installation(settings.model_copy(update=inside), ways, closed, frozenset(absent))
 
 
 class _Forwards:
@@ -87,9 +95,11 @@ class _Forwards:
         try:
             spec = _kubectl_json("get", "service", service, "-n", namespace)["spec"]
         except UserError as error:
-            if rest and "NotFound" in str(error):
+            if "NotFound" not in str(error):
+                raise
+            if rest:
                 return address  # db.example: a name of another network
-            raise
+            raise NoService(str(error)) from None
         port = parts.port or spec["ports"][0]["port"]
         command = ["kubectl", "port-forward", "-n", namespace, f"service/{service}", f":{port}"]
         command += ["--pod-running-timeout", f"{FORWARD_SECONDS // 2}s"]

@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 from cli.doctor import register
 from config.settings import Settings
 from models.errors import UserError
-from serving.doctor import Addresses, Finding, examine
+from serving.deploy.base import read_status
+from serving.doctor import Addresses, Finding, examine, service_seen
 from serving.home import with_home
 from serving.state import SqlLease, open_state
 from serving.state.events import Request, store_events
@@ -133,6 +134,34 @@ def test_a_service_without_a_way_is_broken_with_kubectls_words(home: Path) -> No
     assert (seen["→ monitor"].works, seen["→ monitor"].seen, bool(seen["→ monitor"].todo)) == (False, "no pod", True)
     assert seen["→ hscode-postgres.hscode"].works is False
     assert seen["→ trigger"].works is None
+
+
+def test_prometheus_and_alertmanager_may_be_anothers_but_no_other_service(home: Path) -> None:
+    parts = ("monitor", "trigger", "prometheus", "alertmanager")
+    missing = {f"hscode-{part}": "NotFound" for part in parts}
+    seen = found(home, Addresses(closed=missing, absent=frozenset(missing)))
+    assert [seen[f"→ {part}"].works for part in parts[:2]] == [False, False]
+    theirs = [finding for arrow, finding in seen.items() if arrow.startswith(("Prometheus", "Alertmanager"))]
+    assert {finding.works for finding in theirs} == {None}
+    assert ["--prometheus URL" in finding.seen for finding in theirs] == [True, True, True, False, False]
+    with answering({"/api/v1/alertmanagers": {"data": {"activeAlertmanagers": [{"url": "http://a"}]}}}) as url:
+        given = found(home, Addresses(prometheus=url, closed=missing, absent=frozenset(missing)))
+    assert given["Prometheus → Alertmanager"].works is True
+
+
+def test_a_service_that_waits_for_its_first_model_is_not_broken() -> None:
+    """As KServe reports what `manifests/base/serving` makes, before and after a model came and failed."""
+    condition = {"type": "Ready", "status": "False", "reason": "RevisionMissing", "message": "no revision"}
+    service: dict[str, Any] = {
+        "metadata": {"name": "hscode", "namespace": "hscode"},
+        "spec": {"predictor": {"model": {"runtime": "hscode"}}},
+        "status": {"conditions": [condition]},
+    }
+    works, seen = service_seen(read_status(service, {}, 1))
+    assert (works, "no model yet" in seen) == (None, True)
+    service["spec"]["predictor"]["model"]["storageUri"] = "s3://models/1"
+    works, seen = service_seen(read_status(service, {}, 1))
+    assert (works, "RevisionMissing" in seen) == (False, True)
 
 
 def test_the_command_line_ends_with_1_where_something_is_broken(home: Path) -> None:

@@ -65,6 +65,7 @@ def test_the_pods_settings_with_addresses_that_hold_from_here() -> None:
     assert inside.ways == {"hscode-monitor": "http://localhost:4001"}
     assert "timed out" in inside.closed["hscode-trigger"]
     assert "no such service" in inside.closed["hscode-nowhere"]
+    assert inside.absent == {"hscode-nowhere"}
 
 
 def test_no_kubectl_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
