@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.options import ConfigOption, HomeOption, JsonOption, SetOption, opened_state, settings_of, who
+from cli.options import ConfigOption, HomeOption, JsonOption, SetOption, opened_registry, opened_state, settings_of, who
 
 if TYPE_CHECKING:
     from config.settings import Settings
@@ -40,10 +40,10 @@ def start(
     from serving.control.canary.plan import Model
     from serving.deploy import open_deployer
     from serving.deploy.manifest import storage_uri
-    from serving.registry import RUN_KEY, Registry
+    from serving.registry import RUN_KEY
 
     settings = settings_of(home, config, set_)
-    challenger = Registry(settings.registry.uri or "", settings.registry.model).resolve(version)
+    challenger = opened_registry(settings).resolve(version)
     service = open_deployer(settings.deploy.target).status(settings.deploy.name)
     with opened_state(settings) as state:
         number = journal.start(

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import sys
 
 import typer
@@ -29,6 +30,9 @@ def main() -> None:
             sys.stderr.write("hscode: stopped; the same command goes on from what is finished (a loop: anew)\n")
         raise
     except Exception as error:
+        if line := _of_a_missing_extra(error) or _of_a_silent_registry(error):
+            sys.stderr.write(f"hscode: {line}\n")
+            sys.exit(2)
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             sys.stderr.write(f"hscode: {error.filename or 'the disk'}: no space left; free space, then run it again\n")
             sys.exit(2)
@@ -36,6 +40,37 @@ def main() -> None:
             raise
         sys.stderr.write(f"hscode: failed: {type(error).__name__}: {error} (HSCODE_DEBUG=1 shows where)\n")
         sys.exit(1)
+
+
+def _of_a_missing_extra(error: Exception) -> str | None:
+    """What to install, where a package of an extra of ours is not there."""
+    if not isinstance(error, ModuleNotFoundError) or not error.name:
+        return None
+    from importlib.metadata import PackageNotFoundError, requires
+
+    package = error.name.partition(".")[0]
+    try:
+        asked = requires("hscode") or []
+    except PackageNotFoundError:
+        return None
+    name = re.escape({"sklearn": "scikit-learn"}.get(package, package)).replace("_", "[-_]")
+    found = (re.match(rf"{name}\b(?!-).*extra == ['\"](\w+)['\"]", one) for one in asked)
+    extras = [match[1] for match in found if match]
+    if not extras:
+        return None
+    return f"{package} is not installed: it comes with the extra {' or '.join(extras)}; pip install '.[{extras[0]}]'"
+
+
+def _of_a_silent_registry(error: Exception) -> str | None:
+    """MLflow's client raises one kind of exception for all that a server does not answer as one of its kind."""
+    if type(error).__name__ != "MlflowException":
+        return None
+    told = "setting registry.uri: {}; is MLflow up, and is this its address?"
+    if match := re.match(r"API request to (\w+://[^/\s]+)\S* failed with exception", str(error)):
+        return told.format(f"no answer from {match[1]}")
+    if match := re.match(r"API request to endpoint \S+ failed with error code (\d+)", str(error)):
+        return told.format(f"the answer is not MLflow's, status {match[1]}")
+    return None
 
 
 if __name__ == "__main__":

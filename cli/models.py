@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.options import ConfigOption, HomeOption, JsonOption, SetOption, resolved, settings_of
+from cli.options import ConfigOption, HomeOption, JsonOption, SetOption, opened_registry, settings_of
 
 if TYPE_CHECKING:
     from config.settings import Settings
@@ -23,10 +23,7 @@ def register(app: typer.Typer) -> None:
 
 def open_registry(home: Path, config: Path | None = None, assignments: list[str] | None = None) -> "Registry":
     """The registry that the settings name, or the one in the home folder."""
-    from serving.registry import Registry, home_uri
-
-    settings = resolved(config, assignments or [])
-    return Registry(settings.registry.uri or home_uri(home), settings.registry.model)
+    return opened_registry(settings_of(home, config, assignments))
 
 
 def _print(versions: "list[Version]", as_json: bool) -> None:
@@ -150,4 +147,5 @@ def _serve(reference: str, home: Path, config: Path | None, assignments: list[st
     from serving.handover import make_champion
 
     settings = settings_of(home, config, assignments)
+    opened_registry(settings)
     _print([make_champion(settings, reference)], as_json)

@@ -11,6 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from config.settings import Settings
+    from serving.registry import Registry
     from serving.state import State
 
 ConfigOption = Annotated[
@@ -35,6 +36,24 @@ def settings_of(home: Path, config: Path | None, assignments: Iterable[str] | No
     from serving.home import with_home
 
     return with_home(resolved(config, assignments or ()), home)
+
+
+def made_home(home: Path) -> Path:
+    """The home folder, made where it is not there yet. Raises UserError where it cannot be."""
+    from models.errors import made_folder
+
+    return made_folder(home, "choose another --home")
+
+
+def opened_registry(settings: "Settings") -> "Registry":
+    """The registry of settings that have been through `settings_of`; the folder of one in a file is there."""
+    from models.errors import made_folder
+    from serving.registry import Registry
+
+    uri = settings.registry.uri or ""
+    if uri.startswith("sqlite:///"):
+        made_folder(Path(uri.removeprefix("sqlite:///")).parent, "choose another --home, or set registry.uri")
+    return Registry(uri, settings.registry.model)
 
 
 @contextmanager

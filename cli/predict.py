@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.options import ConfigOption, HomeOption, JsonOption, SetOption, resolved
+from cli.options import (
+    ConfigOption,
+    HomeOption,
+    JsonOption,
+    SetOption,
+    made_home,
+    opened_registry,
+    resolved,
+    settings_of,
+)
 from models.errors import UserError
 
 if TYPE_CHECKING:
@@ -71,14 +80,10 @@ def opened(model: str, config: Path | None, assignments: list[str], home: Path) 
         return Bundle.load(Path(model), threads=threads)
     if "/" in model or model.startswith("."):
         raise UserError("no model bundle there", model)
-    from serving.registry import Registry, home_uri
-
-    settings = resolved(config, assignments)
-    uri = settings.registry.uri
-    if uri is None and not (home / "mlflow.db").exists():
+    if resolved(config, assignments).registry.uri is None and not (home / "mlflow.db").exists():
         raise UserError("no model here yet", str(home), "train one with: hscode run, or name its --home")
-    registry = Registry(uri or home_uri(home), settings.registry.model)
-    return Bundle.load(registry.folder(model, home / "bundles"), threads=threads)
+    registry = opened_registry(settings_of(home, config, assignments))
+    return Bundle.load(registry.folder(model, made_home(home) / "bundles"), threads=threads)
 
 
 def _texts(bundle: "Bundle", texts: list[str], digits: int, candidates: int, as_json: bool) -> None:

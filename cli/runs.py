@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.options import ConfigOption, HomeOption, JsonOption, SetOption, settings_of
+from cli.options import ConfigOption, HomeOption, JsonOption, SetOption, opened_registry, settings_of
 
 if TYPE_CHECKING:
     from pipelines.backends import Runs
@@ -88,13 +88,13 @@ def artifacts(
     From the registry, not from KFP: its API lists no artifacts.
     """
     from pipelines.backends import asked, runs_of
-    from serving.registry import RUN_KEY, Registry
+    from serving.registry import RUN_KEY
 
     settings = settings_of(home, config, set_)
     runs = runs_of(settings, home)
     with asked():
         state = _state(runs, run)
-    registry = Registry(settings.registry.uri or "", settings.registry.model)
+    registry = opened_registry(settings)
     known = (state.name, state.backend_id)
     version = next(
         (v for v in registry.versions() if v.tags.get(RUN_KEY) in known or v.tags.get("pipeline_run") in known), None

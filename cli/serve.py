@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.options import ConfigOption, HomeOption, JsonOption, SetOption, settings_of
+from cli.options import ConfigOption, HomeOption, JsonOption, SetOption, made_home, opened_registry, settings_of
 
 if TYPE_CHECKING:
     from config.settings import Settings
@@ -46,7 +46,7 @@ def serve(
 
     settings = settings_of(home, config, set_)
     host = LocalHost(
-        home,
+        made_home(home),
         port,
         grpc_port=None if grpc_port < 0 else grpc_port,
         address=address,
@@ -76,12 +76,11 @@ def deployments(
 def _record(settings: "Settings", model: str | None, known: bool) -> None:
     """Write what to serve into the home: `model` where it is given, the champion where nothing is recorded yet."""
     from serving.deploy import deploy_version
-    from serving.registry import CHAMPION, Registry
+    from serving.registry import CHAMPION
 
     if known and model is None:
         return
-    registry = Registry(settings.registry.uri or "", settings.registry.model)
-    deploy_version(settings, registry.resolve(model or CHAMPION))
+    deploy_version(settings, opened_registry(settings).resolve(model or CHAMPION))
 
 
 def _say_when_ready(home: Path, name: str) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.options import ConfigOption, HomeOption, JsonOption, SetOption, opened_state, settings_of, who
+from cli.options import ConfigOption, HomeOption, JsonOption, SetOption, made_home, opened_state, settings_of, who
 
 if TYPE_CHECKING:
     from serving.state.tables import Run, TriggerDecision
@@ -45,7 +45,7 @@ def serve(
     for noisy in ("alembic", "httpx"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     with opened_state(settings) as state:
-        token = token_of(settings.trigger, home)
+        token = token_of(settings.trigger, made_home(home))
         lease = SqlLease(state, "trigger", settings.trigger.lease_seconds)
         submitter = Submitter(state, backend_of(settings, home), lease, settings.trigger)
         serve_http(submitter, token, address, port, lambda url: typer.echo(f"Trigger: {url}"))

@@ -8,6 +8,7 @@ import difflib
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -418,9 +419,16 @@ class Registry(Section):
     """MLflow."""
 
     uri: str | None = None
-    """Tracking and registry address. None: SQLite in the home folder."""
+    """Tracking and registry address: http(s)://HOST, or sqlite:///FILE. None: SQLite in the home folder."""
     model: str = "hscode"
     """Name of the registered model."""
+
+    @field_validator("uri")
+    @classmethod
+    def _address(cls, uri: str | None) -> str | None:
+        if uri is not None and not re.match(r"https?://[^/\s]|sqlite:///\S", uri):
+            raise ValueError("must be MLflow's address, http://HOST:PORT, or sqlite:///FILE")
+        return uri
 
 
 class Deploy(Section):

@@ -8,20 +8,27 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from models.errors import UserError
+from models.errors import UserError, made_folder
+
+CHOOSE = "choose another folder"
 
 
 @contextmanager
 def whole_folder(out: Path) -> Iterator[Path]:
     """A folder beside `out` that takes its name only when all went well: a process killed half-way leaves no `out`.
 
-    An `out` that was there before is replaced.
+    An `out` that was there before is replaced. Raises UserError where it cannot be made.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.exists() and not out.is_dir():
+        raise UserError("is not a folder", str(out), CHOOSE)
+    made_folder(out.parent, CHOOSE)
     partial, old = (out.parent / f".{out.name}.{mark}" for mark in ("partial", "old"))
     for left in (partial, old):
         shutil.rmtree(left, ignore_errors=True)
-    partial.mkdir()
+    try:
+        partial.mkdir()
+    except OSError as error:
+        raise UserError(f"cannot be written ({error.strerror})", str(out), CHOOSE) from None
     try:
         yield partial
     except BaseException:
@@ -40,7 +47,7 @@ def disk_errors(out: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
-            raise UserError("the disk is full", str(out), "free some space or choose another folder") from None
+            raise UserError("the disk is full", str(out), f"free some space or {CHOOSE}") from None
         raise
 
 
