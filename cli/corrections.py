@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.options import ConfigOption, HomeOption, JsonOption, SetOption, opened_state, settings_of
+from cli.options import ConfigOption, HomeOption, JsonOption, SetOption, made_home, opened_state, settings_of
 from cli.options import who as account
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def withdraw(
 def _codes(settings: "Settings", home: Path) -> "Codes":
     from serving.control.monitor.versions import codes_in_use
 
-    return codes_in_use(settings, home / "cache")
+    return codes_in_use(settings, made_home(home) / "cache")
 
 
 def _as_dict(row: "Correction") -> dict[str, Any]:

@@ -100,6 +100,7 @@ def test_serving_the_champion_without_mlflow_says_what_to_install(
         "serve",
         "state migrate",
         "corrections list",
+        "corrections add 610910 --text shirt",
     ],
 )
 def test_a_home_that_cannot_be_made_is_one_line(
