@@ -102,7 +102,7 @@ def conform(cluster: Cluster, schemas: Path, *files: Path) -> tuple[int, dict[st
 def test_all_rendered_objects_conform(cluster: Cluster, schemas: Path) -> None:
     subprocess.run(["make", "manifests"], cwd=ROOT, check=True, capture_output=True, env=cluster.environment)
     files = sorted((ROOT / "dist" / "manifests").glob("*.yaml"))
-    assert [file.name for file in files] == ["cloud.yaml", "kind.yaml", "kubeflow.yaml"]
+    assert [file.name for file in files] == ["cloud.yaml", "kind-kubeflow.yaml", "kind.yaml", "kubeflow.yaml"]
     code, told = conform(cluster, schemas, *files)
     assert [one for one in told["resources"] if one["status"] != "statusValid"] == []
     assert code == 0
