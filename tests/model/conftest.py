@@ -14,6 +14,7 @@ KINDS = ("textcnn", "bilstm", "transformer", "dnn", "svc", "pool")
 SMALL = (
     "data.sample_rows=8000",
     "train.epochs=4",
+    "train.threads=1",
     "explain.index_rows=2000",
 )
 
