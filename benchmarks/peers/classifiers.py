@@ -73,15 +73,16 @@ def linear_svc(task: Task) -> Fitted:
     vectoriser = _tfidf()
     x, targets = vectoriser.fit_transform(task.texts), task.targets
     present = np.unique(targets)
-    weights = np.zeros((len(present), x.shape[1]), dtype=np.float32)
+    weights = np.zeros((x.shape[1], len(present)), dtype=np.float32)
     bias = np.zeros(len(present), dtype=np.float32)
     for start in range(0, len(present), 100):
         some = slice(start, start + 100)
-        weights[some], bias[some] = fit_against_rest(x, targets, task.weights, present[some], 1.0, 1e-4)
+        fitted, bias[some] = fit_against_rest(x, targets, task.weights, present[some], 1.0, 1e-4)
+        weights[:, some] = fitted.T
 
     def scores(texts: Sequence[str]) -> Floats:
         out = np.full((len(texts), len(task.classes)), -1e3, dtype=np.float32)
-        out[:, present] = vectoriser.transform(texts).astype(np.float32) @ weights.T + bias
+        out[:, present] = vectoriser.transform(texts).astype(np.float32) @ weights + bias
         return out
 
     return Fitted(scores, int(weights.nbytes), sums=False)
