@@ -124,9 +124,10 @@ def make_room(home: Path, kept: int) -> None:
     """
     runs = [path for path in (home / "kfp").glob("*") if path.is_dir() and not path.name.startswith(GONE)]
     runs.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    ours = code_digest()
     caches = [path for path in (home / "cache").glob("*") if re.fullmatch("[0-9a-f]{16}", path.name)]
     # Under another name first: of a folder that is half removed, by its name a cached result would be believed.
-    for path in (*runs[kept:], *(path for path in caches if path.name != code_digest())):
+    for path in (*runs[kept:], *(path for path in caches if path.name != ours)):
         with suppress(OSError):
             path.rename(path.with_name(GONE + path.name))
     for place in (home / "kfp", home / "cache"):

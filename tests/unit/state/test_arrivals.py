@@ -1,7 +1,6 @@
 """Which new data a retraining reads: named by one decision, the same whenever it is asked."""
 
 import json
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,27 +15,12 @@ from pipelines.local_backend import LocalBackend
 from serving.control.trigger import inputs, journal
 from serving.control.trigger.inputs import Occasion
 from serving.handover import arrived_data
-from serving.state import State, open_state
+from serving.state import State
 from serving.state.arrivals import newest_arrival
 from serving.state.tables import TriggerDecision
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 PREFIXES = ("s3://new/", "s3://other/")
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "postgresql":
-        make: Callable[[], str] = request.getfixturevalue("postgres")
-        return make()
-    return f"sqlite:///{tmp_path}/state.db"
-
-
-@pytest.fixture
-def state(url: str) -> Iterator[State]:
-    opened = open_state(url, upgrade=True)
-    yield opened
-    opened.close()
 
 
 def settings(url: str, *prefixes: str) -> Settings:

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -19,21 +19,6 @@ from serving.state.events import Given, Request, Response, store_events, text_ha
 from serving.state.tables import Answer, Base, Canary, Event
 
 NOW = datetime(2025, 1, 2, 3, 4, 5, 678901, UTC)
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "postgresql":
-        make: Callable[[], str] = request.getfixturevalue("postgres")
-        return make()
-    return f"sqlite:///{tmp_path}/deep/state.db"
-
-
-@pytest.fixture
-def state(url: str) -> Iterator[State]:
-    opened = open_state(url, upgrade=True)
-    yield opened
-    opened.close()
 
 
 def canary(**changes: object) -> Canary:
