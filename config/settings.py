@@ -246,7 +246,7 @@ class Encoder(Section):
     is not available. Only a hub name is ever downloaded."""
     max_tokens: int = Field(40, ge=4)
     """Word pieces read of a text; nine in ten trader texts have fewer than 12."""
-    layers: tuple[float, ...] = Field((1.0,), min_length=1)
+    layers: tuple[float, ...] = Field((0.67, 1.0), min_length=1)
     """Layers whose mean states make a text's vector, side by side, as shares of the encoder's depth (0: the word pieces
     before any layer). With (0.67, 1) MiniLM's head is twice as large and better: docs/decisions/0012-accuracy.md."""
     mask_digits: bool = False
@@ -254,9 +254,12 @@ class Encoder(Section):
     int8: bool = True
     """Store the encoder as int8 by channel, but for products that it would spoil, where its vectors stay close to the
     fp32 ones and that loses less than 0.3 points on valid: MiniLM takes a quarter of the bytes, a third of the time."""
-    epochs: int = 5
+    epochs: int = 8
     """Passes over the embedded rows at most; the encoder itself is frozen: tuned on these rows it was a point better
     on their like and far worse on other sources."""
+    heads: int = Field(3, ge=1)
+    """Heads trained with seeds of their own, whose directions are averaged into one: a better head at the price of
+    training, none in answering."""
     learning_rate: float = 2e-3
     """Peak of the head's one-cycle schedule."""
     scale: float = Field(20.0, gt=0)

@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import resource
+import shutil
 import subprocess
 import tempfile
 import time
@@ -94,8 +95,7 @@ def _train(
     with whole_folder(out) as folder, disk_errors(out):
         card = write_bundle(kind, net, materials, folder, split_dir, training, began)
     if materials.work is not None:
-        for left in materials.work.glob("*"):
-            left.unlink()
+        shutil.rmtree(materials.work, ignore_errors=True)
     return card
 
 

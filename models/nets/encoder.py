@@ -1,16 +1,18 @@
 """A pre-trained sentence encoder with a trained head: the kind for a transformer from outside.
 
-The head is one direction a class in the encoder's space. It starts at the embedding of the class's legal text, so that
-a subheading without an example is answered by its text; examples draw it away; and at the end it is drawn back towards
-the legal text by a factor fitted on valid, from which texts unlike the training's profit. The head is trained on the
-very embeddings that the bundle's graph gives, int8 included, and stored as int8 by class: before export and after,
-that is the model. Several encoders can be named: then a text's vector is theirs side by side, under one head.
+The head is one direction a class in the encoder's space, the mean of several heads with seeds of their own. Each
+starts at the embedding of the class's legal text, so that a subheading without an example is answered by its text;
+examples draw it away, and its heading and chapter with it; and at the end it is drawn back towards the legal text by a
+factor fitted on valid, from which texts unlike the training's profit. The head is trained on the very embeddings that
+the bundle's graph gives, int8 included, and stored as int8 by class: before export and after, that is the model.
+Several encoders can be named: then a text's vector is theirs side by side, under one head.
 """
 
 import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,7 +27,7 @@ from models.errors import UserError
 from models.nets.base import VAGUE, Materials, mean_accuracy
 from models.nets.graphs import side_by_side
 from models.nets.loop import fit
-from models.nets.network import LevelLoss
+from models.nets.network import LevelLoss, shared_above
 from models.progress import report
 from models.text.encode import Encoder, SeveralEncoders
 from models.text.pretrained import Embedder, Pretrained, Vectors, load_pretrained, write_graph
@@ -38,6 +40,8 @@ spared; if that is not enough, the graph stays fp32."""
 COMPARED_TEXTS = 200
 DRAWN_BACK = (0.0, 0.1, 0.2, 0.3, 0.45, 0.6)
 """Factors tried on the legal texts' part of a direction, in shares of its own scale."""
+HEAD_SEED = 1009
+"""From one head's seed to the next one's."""
 EMBEDDING_SHARE = 0.5
 """Share of the step that the embedding of all texts takes, for the progress."""
 
@@ -154,16 +158,35 @@ class EncoderNet:
             if len(own):
                 mean = own.mean(axis=0)
                 start[i] = mean / max(float(np.linalg.norm(mean)), 1e-6)
-        head = Directions(start, settings.scale, settings.dropout)
         targets = self.loss.targets(materials, materials.train.codes)
         x, x_valid = torch.from_numpy(train), torch.from_numpy(valid)
+        trainings, heads = [], []
+        for number in range(settings.heads):
+            head = Directions(start, settings.scale, settings.dropout)
+            trainings.append(self._fit_one(head, x, targets, x_valid, number, None if number else watch))
+            heads.append(head)
+        with torch.no_grad():
+            scale = float(np.mean([float(head.log_scale.exp()) for head in heads]))
+            directions = torch.stack([head.log_scale.exp() * head.weight for head in heads]).mean(dim=0).numpy()
+        legal = (scale * legal).astype(np.float32)
+        factor = self._drawn_back(directions, legal, valid)
+        directions = (directions + factor * legal).astype(np.float32)
+        self.scale = np.maximum(np.abs(directions).max(axis=1) / 127, 1e-12).astype(np.float32)
+        self.weight = np.rint(directions / self.scale[:, None]).astype(np.int8)
+        final = mean_accuracy(materials, self._scores(valid), materials.valid.codes)
+        return {"heads": trainings, "scale": scale, "drawn_back": factor, "final_score": final}, final
 
-        def score() -> float:
-            head.eval()
-            with torch.inference_mode():
-                return mean_accuracy(materials, head(x_valid).numpy(), materials.valid.codes)
-
-        shared = materials.settings.train
+    def _fit_one(
+        self,
+        head: Directions,
+        x: Tensor,
+        targets: Tensor,
+        x_valid: Tensor,
+        number: int,
+        watch: Callable[[int, float], None] | None,
+    ) -> dict[str, Any]:
+        """Train head `number`, with a seed of its own, on embeddings x (n, D) and `targets` (n, 3) of `LevelLoss`."""
+        settings, shared = self.settings, self.materials.settings.train
         own_train = shared.model_copy(
             update={
                 "epochs": settings.epochs,
@@ -172,23 +195,25 @@ class EncoderNet:
                 "weight_decay": 0.0,
             }
         )
-        training = fit(
-            head,
-            lambda rows, _: self.loss(head(x[rows]), targets[rows]),
-            score,
-            materials.with_settings(materials.settings.model_copy(update={"train": own_train})),
-            watch,
+        work = self.materials.work
+        materials = replace(
+            self.materials.with_settings(self.materials.settings.model_copy(update={"train": own_train})),
+            seed=self.materials.seed + HEAD_SEED * number,
+            work=None if work is None else work / f"{'int8' if self.int8 else 'full'}-{number}",
         )
-        with torch.no_grad():
-            scale = float(head.log_scale.exp())
-            directions = (scale * head.weight).numpy()
-        legal = (scale * legal).astype(np.float32)
-        factor = self._drawn_back(directions, legal, valid)
-        directions = (directions + factor * legal).astype(np.float32)
-        self.scale = np.maximum(np.abs(directions).max(axis=1) / 127, 1e-12).astype(np.float32)
-        self.weight = np.rint(directions / self.scale[:, None]).astype(np.int8)
-        final = mean_accuracy(materials, self._scores(valid), materials.valid.codes)
-        return training | {"scale": scale, "drawn_back": factor, "final_score": final}, final
+        torch.manual_seed(materials.seed)
+
+        def score() -> float:
+            head.eval()
+            with torch.inference_mode():
+                return mean_accuracy(materials, head(x_valid).numpy(), materials.valid.codes)
+
+        each = (1 - EMBEDDING_SHARE) / settings.heads
+        span = (EMBEDDING_SHARE + number * each, EMBEDDING_SHARE + (number + 1) * each)
+        with shared_above(head, materials.classes):
+            return fit(
+                head, lambda rows, _: self.loss(head(x[rows]), targets[rows]), score, materials, watch, span=span
+            )
 
     def _scores(self, embeddings: Vectors) -> npt.NDArray[np.float32]:
         return embeddings @ (self.weight.astype(np.float32) * self.scale[:, None]).T

@@ -23,11 +23,13 @@ def fit(
     materials: Materials,
     watch: Callable[[int, float], None] | None = None,
     weights: npt.NDArray[np.float32] | None = None,
+    span: tuple[float, float] = (0.0, 1.0),
 ) -> dict[str, Any]:
     """Train `module` an epoch at a time until `score` on valid has not risen for the settings' patience; leaves the
     best epoch's weights in it. An epoch's rows are drawn from `materials.order` by `weights` (None: the rows' own), as
     that costs less than to read rows of little weight as often as others. Same seed, same result; goes on from the
-    checkpoint in `materials.work` where a killed training left one. `watch(epoch, score)` may raise to end it."""
+    checkpoint in `materials.work` where a killed training left one. `watch(epoch, score)` may raise to end it. The
+    progress gives the part `span` of the step, from its start to its end, to this training."""
     train = materials.settings.train
     weights = materials.train.weights if weights is None else weights
     steps = max(1, min(train.epoch_rows, len(materials.order)) // train.batch)
@@ -63,7 +65,7 @@ def fit(
             total += float(loss.detach())
             report(
                 materials.step,
-                (epoch - 1 + (step + 1) / steps) / train.epochs * 0.999,
+                span[0] + (span[1] - span[0]) * (epoch - 1 + (step + 1) / steps) / train.epochs * 0.999,
                 1,
                 f"epoch {epoch} of {train.epochs} at most, loss {total / (step + 1):.3f}, "
                 f"best on valid {max(state['best'], 0):.3f}",

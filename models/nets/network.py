@@ -1,7 +1,8 @@
 """What the torch kinds share: the embedding step's word vectors, scores by closeness to classes, level losses."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils import parametrize
 
 from config.settings import Train
 from models.answer import DIGITS
@@ -57,6 +59,40 @@ class ClassScores(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
         return functional.linear(self.scale * unit(x), self.weight, self.bias)
+
+
+class SharedAbove(nn.Module):
+    """(classes, D) → (classes, D): each class's vector plus its heading's and its chapter's, which start at zero.
+
+    A parametrisation for training alone (`shared_above`): what a row says of its class moves the siblings with it,
+    those that no trader named too.
+    """
+
+    def __init__(self, classes: Sequence[str], dimensions: int) -> None:
+        super().__init__()
+        self.vectors = nn.ParameterList()
+        for digits in DIGITS[:2]:
+            number = {code: i for i, code in enumerate(dict.fromkeys(code[:digits] for code in classes))}
+            place = torch.tensor([number[code[:digits]] for code in classes])
+            self.register_buffer(f"of_{digits}", place, persistent=False)
+            self.vectors.append(torch.zeros(len(number), dimensions))
+
+    def forward(self, own: Tensor) -> Tensor:
+        """See the class."""
+        for digits, vectors in zip(DIGITS[:2], self.vectors, strict=True):
+            own = own + functional.embedding(self.get_buffer(f"of_{digits}"), vectors)
+        return own
+
+
+@contextmanager
+def shared_above(module: nn.Module, classes: Sequence[str]) -> Iterator[None]:
+    """While it lasts, `module.weight` (classes, D) is the sum that `SharedAbove` makes; then that sum is the weight."""
+    dimensions = cast(Tensor, module.weight).shape[1]
+    parametrize.register_parametrization(module, "weight", SharedAbove(classes, dimensions))
+    try:
+        yield
+    finally:
+        parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
 
 
 def unit(x: Tensor) -> Tensor:
@@ -154,7 +190,8 @@ class WordNet:
             logits = self.module.of_words(distinct, index)
             return self.loss(logits, targets[rows], upper[rows])
 
-        return fit(self.module, batch_loss, self._score, materials, watch, weights) | self.started
+        with shared_above(self.module.scores, materials.classes):
+            return fit(self.module, batch_loss, self._score, materials, watch, weights) | self.started
 
     def logits(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """(n, classes) by torch."""
