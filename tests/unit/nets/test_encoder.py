@@ -2,6 +2,7 @@
 
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -12,6 +13,7 @@ from models.bundle import Bundle
 from models.calibration import softmax
 from models.errors import UserError
 from models.nets.base import build
+from models.nets.encoder import Directions, EncoderNet
 from models.training import load_materials, train_bundle
 from tests.unit.nets.parts import TEXTS, write_parts
 from tests.unit.nets.tiny_encoder import save_tiny_encoder
@@ -84,12 +86,64 @@ def test_embeddings_of_an_earlier_seed_are_found_again(
     assert graphs[0] == graphs[1] == graphs[2]
 
 
+def test_the_head_is_the_mean_of_heads_that_differ(
+    parts: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = ("models.encoder.heads=2", "models.encoder.int8=false")
+    fitted = []
+    fit_one = EncoderNet._fit_one
+
+    def seen(self: EncoderNet, head: Directions, *rest: Any) -> Any:
+        told = fit_one(self, head, *rest)
+        fitted.append((head.log_scale.exp() * head.weight).detach().numpy())
+        return told
+
+    monkeypatch.setattr(EncoderNet, "_fit_one", seen)
+    monkeypatch.setattr("models.nets.encoder.DRAWN_BACK", (0.0,))
+    net = EncoderNet(load_materials("encoder", parts, None, settings(tiny, *plain)))
+    assert len(net.fit()["heads"]) == len(fitted) == 2
+    assert np.abs(fitted[0] - fitted[1]).max() > 0.01
+    whole, step = net.weight * net.scale[:, None], net.scale.max()
+    np.testing.assert_allclose(whole, (fitted[0] + fitted[1]) / 2, atol=0.51 * step)
+
+
+def test_a_killed_training_goes_on_with_the_head_that_it_was_at(
+    parts: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(Exception):
+        pass
+
+    plain = settings(tiny, "models.encoder.epochs=2", "models.encoder.heads=2")
+    train_bundle("encoder", parts, None, plain, tmp_path / "whole")
+    monkeypatch.setenv("HSCODE_WORK", str(tmp_path / "work"))
+    fit_one = EncoderNet._fit_one
+
+    def killed(self: EncoderNet, head: Directions, *rest: Any) -> Any:
+        if rest[3] == 1:
+            raise Killed
+        return fit_one(self, head, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EncoderNet, "_fit_one", killed)
+        with pytest.raises(Killed):
+            train_bundle("encoder", parts, None, plain, tmp_path / "resumed")
+    assert len(list((tmp_path / "work").rglob("checkpoint.pt"))) == 1
+    train_bundle("encoder", parts, None, plain, tmp_path / "resumed")
+    assert not list((tmp_path / "work").rglob("checkpoint.pt"))
+    assert (tmp_path / "resumed/model.onnx").read_bytes() == (tmp_path / "whole/model.onnx").read_bytes()
+
+
 @pytest.mark.parametrize(("limit", "value"), [("INT8_LOSS", -1.0), ("INT8_CLOSENESS", 1.1)])
 def test_int8_that_loses_too_much_is_not_kept(
     parts: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, value: float
 ) -> None:
     monkeypatch.setattr(f"models.nets.encoder.{limit}", value)
-    card = train_bundle("encoder", parts, None, settings(tiny, "models.encoder.epochs=2"), tmp_path / "full")
+    few = settings(tiny, "models.encoder.epochs=2")
+    train_bundle("encoder", parts, None, few, tmp_path / "without")
+    monkeypatch.setenv("HSCODE_WORK", str(tmp_path / "work"))
+    card = train_bundle("encoder", parts, None, few, tmp_path / "full")
+    # The heads fitted on int8 lie in the work folder; they are not taken for those of the fp32 graph.
+    assert (tmp_path / "full" / "model.onnx").read_bytes() == (tmp_path / "without" / "model.onnx").read_bytes()
     assert card["training"]["int8"]["kept"] is False
     assert card["training"]["int8"]["spared"] == ([0] if limit == "INT8_CLOSENESS" else [])
     full = Bundle.load(tmp_path / "full")
@@ -117,8 +171,6 @@ def test_an_encoder_that_int8_spoils_spares_its_feed_forward_outputs(
     parts: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import onnx
-
-    from models.nets.encoder import EncoderNet
 
     monkeypatch.setattr(EncoderNet, "_cosine", lambda self, *_: 0.99 if self.spared else 0.5)
     card = train_bundle("encoder", parts, None, settings(tiny), tmp_path / "spared")
