@@ -248,8 +248,8 @@ class Encoder(Section):
     """Word pieces read of a text; nine in ten trader texts have fewer than 12."""
     layers: tuple[float, ...] = Field((0.67, 1.0), min_length=1)
     """Layers whose mean states make a text's vector, side by side, as shares of the encoder's depth (0: the word pieces
-    before any layer). Two make a head twice as large, and better than the last one's: docs/decisions/0012-accuracy.md.
-    """
+    before any layer). With two the head is twice as large, better alone and alike in a pool:
+    docs/decisions/0012-accuracy.md."""
     mask_digits: bool = False
     """Read every run of digits as 0. The pre-trained encoder knows sizes and counts, so they are left to it."""
     int8: bool = True

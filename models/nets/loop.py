@@ -65,7 +65,7 @@ def fit(
             total += float(loss.detach())
             report(
                 materials.step,
-                span[0] + (span[1] - span[0]) * (epoch - 1 + (step + 1) / steps) / train.epochs * 0.999,
+                0.999 * (span[0] + (span[1] - span[0]) * (epoch - 1 + (step + 1) / steps) / train.epochs),
                 1,
                 f"epoch {epoch} of {train.epochs} at most, loss {total / (step + 1):.3f}, "
                 f"best on valid {max(state['best'], 0):.3f}",

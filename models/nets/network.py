@@ -15,6 +15,7 @@ from torch.nn.utils import parametrize
 
 from config.settings import Train
 from models.answer import DIGITS
+from models.nets.averaging import Tree
 from models.nets.base import VAGUE, Materials, Rows, mean_accuracy
 from models.nets.loop import fit
 from models.text.embedding import Embedding, load_embedding
@@ -68,20 +69,21 @@ class SharedAbove(nn.Module):
     those that no trader named too.
     """
 
+    heading_of: Tensor
+    chapter_of: Tensor
+
     def __init__(self, classes: Sequence[str], dimensions: int) -> None:
         super().__init__()
-        self.vectors = nn.ParameterList()
-        for digits in DIGITS[:2]:
-            number = {code: i for i, code in enumerate(dict.fromkeys(code[:digits] for code in classes))}
-            place = torch.tensor([number[code[:digits]] for code in classes])
-            self.register_buffer(f"of_{digits}", place, persistent=False)
-            self.vectors.append(torch.zeros(len(number), dimensions))
+        tree = Tree.of(classes)
+        self.register_buffer("heading_of", torch.from_numpy(tree.heading_of), persistent=False)
+        self.register_buffer("chapter_of", torch.from_numpy(tree.chapter_of[tree.heading_of]), persistent=False)
+        self.headings = nn.Parameter(torch.zeros(len(tree.chapter_of), dimensions))
+        self.chapters = nn.Parameter(torch.zeros(int(tree.chapter_of.max()) + 1, dimensions))
 
     def forward(self, own: Tensor) -> Tensor:
         """See the class."""
-        for digits, vectors in zip(DIGITS[:2], self.vectors, strict=True):
-            own = own + functional.embedding(self.get_buffer(f"of_{digits}"), vectors)
-        return own
+        chapters = functional.embedding(self.chapter_of, self.chapters)
+        return own + chapters + functional.embedding(self.heading_of, self.headings)
 
 
 @contextmanager

@@ -133,6 +133,19 @@ def test_a_killed_training_goes_on_with_the_head_that_it_was_at(
     assert (tmp_path / "resumed/model.onnx").read_bytes() == (tmp_path / "whole/model.onnx").read_bytes()
 
 
+def test_the_progress_rises_through_all_heads_and_ends_only_with_the_bundle(
+    parts: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[float] = []
+    for module in ("models.nets.loop", "models.nets.encoder", "models.training"):
+        monkeypatch.setattr(f"{module}.report", lambda step, done, total, note: said.append(done / total))
+    plain = settings(tiny, "models.encoder.epochs=2", "models.encoder.heads=2", "models.encoder.int8=false")
+    train_bundle("encoder", parts, None, plain, tmp_path / "bundle")
+    assert len(set(said)) > 4
+    assert said == sorted(said)
+    assert said[-1] < 1
+
+
 @pytest.mark.parametrize(("limit", "value"), [("INT8_LOSS", -1.0), ("INT8_CLOSENESS", 1.1)])
 def test_int8_that_loses_too_much_is_not_kept(
     parts: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, value: float
