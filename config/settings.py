@@ -253,8 +253,8 @@ class Encoder(Section):
     mask_digits: bool = False
     """Read every run of digits as 0. The pre-trained encoder knows sizes and counts, so they are left to it."""
     int8: bool = True
-    """Store the encoder as int8 by channel, but for products that it would spoil, where its vectors stay close to the
-    fp32 ones and that loses less than 0.3 points on valid: MiniLM takes a quarter of the bytes, a third of the time."""
+    """Store the encoder as int8 where its vectors stay close to the fp32 ones and that loses less than 0.3 points on
+    valid: a quarter of the bytes, a third of the time."""
     epochs: int = 8
     """Passes over the embedded rows at most; the encoder itself is frozen: tuned on these rows it was a point better
     on their like and far worse on other sources."""

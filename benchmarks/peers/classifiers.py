@@ -136,10 +136,10 @@ def hmrc_network(task: Task, epochs: int = 10) -> Fitted:
         raise ValueError("HMRC's network needs the folder of all-mpnet-base-v2")
     torch.manual_seed(task.seed)
     torch.set_num_threads(task.threads)
-    pretrained = load_pretrained(task.encoder, 40, int8=True, mask_digits=False)
+    pretrained = load_pretrained(task.encoder, 40, mask_digits=False)
     with tempfile.TemporaryDirectory() as folder:
         graph = Path(folder) / "encoder.onnx"
-        write_graph(pretrained, graph, int8=True, spare=True)
+        write_graph(pretrained, graph, calibration=task.texts[:200])
         size = graph.stat().st_size
         embedder = Embedder(graph, pretrained.words, task.threads)
     x = torch.from_numpy(embedder.embed(task.texts))

@@ -35,9 +35,9 @@ from models.text.pretrained import Embedder, Pretrained, Vectors, load_pretraine
 INT8_LOSS = 0.003
 """Share of valid rows (mean over levels) that the int8 graph may lose; above it the graph stays fp32."""
 INT8_CLOSENESS = 0.95
-"""Least mean cosine of an encoder's int8 vectors to its fp32 ones. Below it the products that int8 spoils most are
-spared; if that is not enough, the graph stays fp32."""
+"""Least mean cosine of an encoder's int8 vectors to its fp32 ones; below it the graph stays fp32."""
 COMPARED_TEXTS = 200
+"""Texts of valid on which vectors are compared, and of training by which the int8 graph is calibrated."""
 DRAWN_BACK = (0.0, 0.1, 0.2, 0.3, 0.45, 0.6)
 """Factors tried on the legal texts' part of a direction, in shares of its own scale."""
 HEAD_SEED = 1009
@@ -75,9 +75,14 @@ class EncoderNet:
         torch.manual_seed(materials.seed)
         torch.set_num_threads(materials.settings.train.threads)
         self.int8 = self.settings.int8
-        self.spared: set[int] = set()
-        """Numbers of the encoders of which some products are not int8."""
-        self._load()
+        self.pretrained = [
+            load_pretrained(source, self.settings.max_tokens, self.settings.mask_digits, self.settings.layers)
+            for source in self.sources
+        ]
+        words = [one.words for one in self.pretrained]
+        self.encoder: Encoder = words[0]
+        if len(words) > 1:
+            self.encoder = SeveralEncoders({str(i): one for i, one in enumerate(words)})
         self._folder = tempfile.TemporaryDirectory(prefix="hscode-encoder-")
         self._embedders: list[Embedder] = []
         self.loss = LevelLoss(materials)
@@ -91,7 +96,7 @@ class EncoderNet:
             training, _ = self._fit_head(watch)
             return training | {"int8": {"kept": False}}
         closeness = self._closeness()
-        measured: dict[str, Any] = {"cosine": closeness, "spared": sorted(self.spared)}
+        measured: dict[str, Any] = {"cosine": closeness}
         if closeness >= INT8_CLOSENESS:
             training, score = self._fit_head(watch)
             valid = self.materials.valid
@@ -100,7 +105,6 @@ class EncoderNet:
             if full - score <= INT8_LOSS:
                 return training | {"int8": {"kept": True, **measured}}
         self.int8 = False
-        self._load()
         training, _ = self._fit_head(watch)
         return training | {"int8": {"kept": False, **measured}}
 
@@ -114,28 +118,16 @@ class EncoderNet:
         """ONNX graph `ids` int64 (n, T), of several encoders `0.ids`, `1.ids` …, → `logits`."""
         import onnx
 
-        graphs = [onnx.load(str(self._graph(i))) for i in range(len(self.pretrained))]
+        graphs = [onnx.load(str(self._graph(i, self.int8))) for i in range(len(self.pretrained))]
         onnx.save(with_head(graphs, self.weight, self.scale), str(path))
 
-    def _load(self) -> None:
-        settings = self.settings
-        self.pretrained = [
-            load_pretrained(source, settings.max_tokens, self.int8, settings.mask_digits, settings.layers)
-            for source in self.sources
-        ]
-        words = [one.words for one in self.pretrained]
-        self.encoder: Encoder = words[0]
-        if len(words) > 1:
-            self.encoder = SeveralEncoders({str(i): one for i, one in enumerate(words)})
-
-    def _graph(self, number: int) -> Path:
-        return self._written(number, "full" if not self.int8 else "spared" if number in self.spared else "int8")
-
-    def _written(self, number: int, form: str) -> Path:
-        """An encoder's graph as `full` fp32, as `int8`, or as int8 with products `spared`; written once."""
-        path = Path(self._folder.name) / f"{number}.{form}.onnx"
+    def _graph(self, number: int, int8: bool) -> Path:
+        """An encoder's graph, written once."""
+        path = Path(self._folder.name) / f"{number}.{'int8' if int8 else 'full'}.onnx"
         if not path.exists():
-            write_graph(self.pretrained[number], path, int8=form != "full", spare=form == "spared")
+            texts = sorted(set(self.materials.train.texts))
+            spread = texts[:: max(1, len(texts) // COMPARED_TEXTS)][:COMPARED_TEXTS]
+            write_graph(self.pretrained[number], path, spread if int8 else None)
         return path
 
     def _embedder(self, graph: Path, pretrained: Pretrained) -> Embedder:
@@ -143,7 +135,7 @@ class EncoderNet:
 
     def _fit_head(self, watch: Callable[[int, float], None] | None) -> tuple[dict[str, Any], float]:
         materials, settings = self.materials, self.settings
-        self._embedders = [self._embedder(self._graph(i), one) for i, one in enumerate(self.pretrained)]
+        self._embedders = [self._embedder(self._graph(i, self.int8), one) for i, one in enumerate(self.pretrained)]
         legal_texts = [legal_text(materials, code) for code in materials.classes]
         every = self._embedded([*materials.train.texts, *materials.valid.texts, *legal_texts])
         train, valid, legal = np.split(
@@ -240,32 +232,25 @@ class EncoderNet:
         return max(DRAWN_BACK, key=likelihood) if any((t >= 0).any() for t in truths.values()) else 0.0
 
     def _closeness(self) -> float:
-        """Mean cosine of the int8 graphs' vectors to the fp32 ones', of the encoder where it is least; one that is not
-        close enough has products spared first."""
+        """Mean cosine of the int8 graphs' vectors to the fp32 ones', of the encoder where it is least."""
         texts = [*self.materials.valid.texts, *self.materials.train.texts][:COMPARED_TEXTS]
         found = []
         for i, full in enumerate(self._in_full(texts)):
-            close = self._cosine(i, texts, full)
-            if close < INT8_CLOSENESS:
-                self.spared.add(i)
-                close = self._cosine(i, texts, full)
-            found.append(close)
+            vectors = self._embedder(self._graph(i, True), self.pretrained[i]).embed(texts)
+            found.append(float((vectors * full).sum(axis=1).mean()))
         return min(found)
-
-    def _cosine(self, number: int, texts: Sequence[str], full: Vectors) -> float:
-        vectors = self._embedder(self._graph(number), self.pretrained[number]).embed(texts)
-        return float((vectors * full).sum(axis=1).mean())
 
     def _in_full(self, texts: Sequence[str]) -> list[Vectors]:
         """The fp32 graphs' vectors of texts, by encoder."""
-        return [self._embedder(self._written(i, "full"), one).embed(texts) for i, one in enumerate(self.pretrained)]
+        return [self._embedder(self._graph(i, False), one).embed(texts) for i, one in enumerate(self.pretrained)]
 
     def _embedded(self, texts: Sequence[str]) -> Vectors:
         """(n, D) by the graphs; kept beside the work folder, where a later seed on the same rows finds them too."""
         distinct = sorted(set(texts))
         kept = None
         if self.materials.work is not None:
-            graphs = [hashlib.sha256(self._graph(i).read_bytes()).hexdigest() for i in range(len(self.pretrained))]
+            files = [self._graph(i, self.int8) for i in range(len(self.pretrained))]
+            graphs = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
             identity = json.dumps([graphs, self.encoder.to_json(), distinct])
             name = hashlib.sha256(identity.encode()).hexdigest()[:16]
             kept = self.materials.work.parent / f"embedded-{name}.npy"

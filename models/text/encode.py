@@ -23,7 +23,7 @@ class Encoder(Protocol):
     """What a bundle needs of the content of its text.json."""
 
     rows_at_once: int
-    """Most texts that a run of the graph takes; 1 where its answer to a text depends on the neighbours (int8)."""
+    """Most texts that a run of the graph takes; above 1, a text alone runs as two rows."""
 
     def shape(self, text: str) -> Hashable:
         """Which texts this one may run with."""

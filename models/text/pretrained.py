@@ -2,8 +2,6 @@
 
 The graph has one input, `ids` of `models.text.wordpiece`, and sees from them what is padding. (With the attention mask
 as a second input an exporter may bake the example's mask into the graph; the embeddings before and after are compared.)
-Its int8 form has weights of seven bits by channel, which all processors multiply alike, and scales of the activations
-taken as it runs, over all rows of a run: so texts go one at a time, which costs nothing on one thread.
 """
 
 import json
@@ -21,6 +19,7 @@ from torch import Tensor, nn
 
 from models.bundle import session_of
 from models.errors import UserError
+from models.text.int8 import largest_activations, to_int8
 from models.text.wordpiece import WordPieceEncoder
 
 Vectors = npt.NDArray[np.float32]
@@ -28,7 +27,8 @@ AGREEMENT = 1e-4
 """Largest difference of an embedding's coordinate between torch and the fp32 graph."""
 PROBES = ("Cotton shirt", "a", "Hand-knitted woollen pullover for children, 12 pcs", "")
 OPSET = 17
-_FEED_FORWARD = re.compile(r"(?<!attention)/output/dense/")
+ROWS_AT_ONCE = 8
+"""Texts of one length embedded together; more fall out of the processor's cache."""
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -69,9 +69,7 @@ class Pretrained(nn.Module):
         return cast(Tensor, pooled / pooled.norm(dim=1, keepdim=True).clamp(min=1e-9))
 
 
-def load_pretrained(
-    source: str, max_tokens: int, int8: bool, mask_digits: bool, layers: Sequence[float] = (1.0,)
-) -> Pretrained:
+def load_pretrained(source: str, max_tokens: int, mask_digits: bool, layers: Sequence[float] = (1.0,)) -> Pretrained:
     """Read an encoder from a folder, or by its hub name, the only case in which anything is fetched.
 
     Raises UserError where it is not there, or is none of the uncased word-piece encoders that `WordPieceEncoder` reads.
@@ -90,26 +88,19 @@ def load_pretrained(
         model = transformers.AutoModel.from_pretrained(source, local_files_only=local, attn_implementation="eager")
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"not a readable encoder ({str(error).splitlines()[0][:160]})", f"{where}={source}") from None
-    words = _word_pieces(tokeniser, max_tokens, int8, mask_digits, f"{where}={source}")
+    words = _word_pieces(tokeniser, max_tokens, mask_digits, f"{where}={source}")
     return Pretrained(model.to(torch.float32), words, _pooling(Path(source)) if local else "mean", layers).eval()
 
 
-def _word_pieces(tokeniser: Any, max_tokens: int, int8: bool, mask_digits: bool, where: str) -> WordPieceEncoder:
+def _word_pieces(tokeniser: Any, max_tokens: int, mask_digits: bool, where: str) -> WordPieceEncoder:
     found = json.loads(tokeniser.backend_tokenizer.to_str())
     normaliser = found.get("normalizer") or {}
     if found["model"].get("type") != "WordPiece" or not normaliser.get("lowercase"):
         raise UserError("only encoders with uncased word pieces (BERT, MiniLM, MPNet) can be used", where)
     by_number = {number: piece for piece, number in tokeniser.get_vocab().items()}
     pieces = [by_number.get(i, f"[missing {i}]") for i in range(max(by_number) + 1)]
-    return WordPieceEncoder(
-        pieces,
-        tokeniser.cls_token,
-        tokeniser.sep_token,
-        found["model"]["unk_token"],
-        max_tokens,
-        rows_at_once=1 if int8 else 64,
-        mask_digits=mask_digits,
-    )
+    unknown = found["model"]["unk_token"]
+    return WordPieceEncoder(pieces, tokeniser.cls_token, tokeniser.sep_token, unknown, max_tokens, mask_digits)
 
 
 def _pooling(folder: Path) -> str:
@@ -118,16 +109,15 @@ def _pooling(folder: Path) -> str:
     return "cls" if content.get("pooling_mode_cls_token") else "mean"
 
 
-def write_graph(pretrained: Pretrained, path: Path, int8: bool, spare: bool = False) -> None:
+def write_graph(pretrained: Pretrained, path: Path, calibration: Sequence[str] | None = None) -> None:
     """Write the ONNX graph `ids` (n, T) → `embedding` float32 (n, D), both axes dynamic, to `path`.
 
-    `int8` makes its products int8; `spare` leaves the second product of each feed-forward layer as it is, whose inputs
-    have the largest outliers of a transformer (Dettmers et al. 2022, LLM.int8()).
+    `calibration`, texts like those that it will read, makes its products int8 (`models.text.int8`).
 
     Raises RuntimeError where the graph, before it is made int8, does not give torch's embeddings.
     """
     pretrained.eval()
-    full = path.with_suffix(".fp32.onnx")
+    full = path if calibration is None else path.with_suffix(".fp32.onnx")
     example = torch.from_numpy(pretrained.words.encode(PROBES)["ids"])
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -145,35 +135,14 @@ def write_graph(pretrained: Pretrained, path: Path, int8: bool, spare: bool = Fa
     difference = float(np.abs(Embedder(full, pretrained.words, 1).run(PROBES) - expected).max())
     if difference > AGREEMENT:
         raise RuntimeError(f"the encoder's embeddings differ by {difference:.1e} before and after export")
-    if not int8:
-        full.replace(path)
+    if calibration is None:
         return
-    import logging
-
     import onnx
-    from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    products = [node.name for node in onnx.load(str(full)).graph.node if node.op_type == "MatMul"]
-
-    logging.getLogger().addFilter(_no_preprocessing_advice)
-    try:
-        quantize_dynamic(
-            str(full),
-            str(path),
-            per_channel=True,
-            # Seven bits: with eight, processors that have AVX2 but no VNNI saturate in the middle of a product.
-            reduce_range=True,
-            weight_type=QuantType.QInt8,
-            nodes_to_exclude=[name for name in products if spare and _FEED_FORWARD.search(name)],
-            extra_options={"MatMulConstBOnly": True},
-        )
-    finally:
-        logging.getLogger().removeFilter(_no_preprocessing_advice)
+    whole = onnx.load(str(full))
     full.unlink()
-
-
-def _no_preprocessing_advice(record: Any) -> bool:
-    return "pre-process" not in record.getMessage()
+    feeds = (pretrained.words.encode([text]) for text in calibration or PROBES)
+    onnx.save(to_int8(whole, largest_activations(whole, feeds, path.with_suffix(".watched.onnx"))), str(path))
 
 
 class Embedder:
@@ -188,26 +157,34 @@ class Embedder:
         return cast(Vectors, self.session.run(["embedding"], self.words.encode(texts))[0])
 
     def embed(self, texts: Sequence[str], progress: Callable[[int, int], None] | None = None) -> Vectors:
-        """(n, D), each text embedded alone, on `threads` threads; `progress` (done, total) is called now and then."""
-        distinct = sorted(set(texts), key=len, reverse=True)
+        """(n, D), texts of one length together, on `threads` threads; `progress` (done, total) is called at times."""
+        by_length: dict[int, list[str]] = {}
+        for text in sorted(set(texts)):
+            by_length.setdefault(self.words.shape(text), []).append(text)
+        waiting = iter(
+            alike[start : start + ROWS_AT_ONCE]
+            for _, alike in sorted(by_length.items(), reverse=True)
+            for start in range(0, len(alike), ROWS_AT_ONCE)
+        )
         found: dict[str, Vectors] = {}
-        waiting, lock = iter(distinct), threading.Lock()
+        total, lock = sum(map(len, by_length.values())), threading.Lock()
 
         def work() -> None:
             while True:
                 with lock:
-                    text = next(waiting, None)
-                if text is None:
+                    part = next(waiting, None)
+                if part is None:
                     return
-                found[text] = self.run([text])[0]
-                if progress is not None and len(found) % 200 == 0:
-                    progress(len(found), len(distinct))
+                before = len(found)
+                found.update(zip(part, self.run(part), strict=True))
+                if progress is not None and len(found) // 200 > before // 200:
+                    progress(len(found), total)
 
         workers = [threading.Thread(target=work) for _ in range(self.threads)]
         for worker in workers:
             worker.start()
         for worker in workers:
             worker.join()
-        if len(found) < len(distinct):
+        if len(found) < total:
             raise RuntimeError("some texts could not be embedded")
         return np.stack([found[text] for text in texts]) if texts else np.zeros((0, 0), dtype=np.float32)

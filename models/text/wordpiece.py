@@ -21,9 +21,12 @@ LONGEST_WORD = 100
 class WordPieceEncoder:
     """Greedy longest-first word pieces between a first and a last special token.
 
-    Feed `ids` int64 (n, T): 1 + the piece's number in the vocabulary, 0 where a text is shorter than T. `rows_at_once`
-    is 1 for a graph with dynamic int8, whose scales are taken over all texts of a run.
+    Feed `ids` int64 (n, T): 1 + the piece's number in the vocabulary, 0 where a text is shorter than T. Texts go
+    through the graph one at a time: beside others of their length they would save time, but one alone would need a
+    second row.
     """
+
+    rows_at_once = 1
 
     def __init__(
         self,
@@ -32,12 +35,11 @@ class WordPieceEncoder:
         last: str,
         unknown: str,
         max_tokens: int,
-        rows_at_once: int = 1,
         mask_digits: bool = False,
     ) -> None:
         self.vocabulary = tuple(vocabulary)
         self.special = (first, last, unknown)
-        self.max_tokens, self.rows_at_once, self.mask_digits = max_tokens, rows_at_once, mask_digits
+        self.max_tokens, self.mask_digits = max_tokens, mask_digits
         self.index = {piece: i + 1 for i, piece in enumerate(self.vocabulary)}
         self._first, self._last, self._unknown = (self.index[s] for s in self.special)
         self._pieces = lru_cache(65536)(self._cut)
@@ -86,7 +88,6 @@ class WordPieceEncoder:
             "vocabulary": "\n".join(self.vocabulary),
             "special": list(self.special),
             "max_tokens": self.max_tokens,
-            "rows_at_once": self.rows_at_once,
             "mask_digits": self.mask_digits,
         }
 
@@ -94,15 +95,8 @@ class WordPieceEncoder:
     def from_json(cls, content: Mapping[str, Any]) -> "WordPieceEncoder":
         """Read what `to_json` gave."""
         first, last, unknown = content["special"]
-        return cls(
-            content["vocabulary"].split("\n"),
-            first,
-            last,
-            unknown,
-            content["max_tokens"],
-            content["rows_at_once"],
-            content["mask_digits"],
-        )
+        pieces = content["vocabulary"].split("\n")
+        return cls(pieces, first, last, unknown, content["max_tokens"], content["mask_digits"])
 
 
 def basic_words(text: str, mask_digits: bool = False) -> list[str]:

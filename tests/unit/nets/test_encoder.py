@@ -50,7 +50,7 @@ def test_learns_its_rows_and_says_in_the_card_whether_int8_was_kept(bundle: Bund
     p = bundle.probabilities(rows["description"].to_list())
     right = np.array(bundle.classes)[p.argmax(axis=1)] == rows["hs6"].to_numpy()
     assert right.mean() > 0.8, bundle.card["training"]
-    assert set(bundle.card["training"]["int8"]) == {"kept", "cosine", "spared", "valid_score", "valid_score_fp32"}
+    assert set(bundle.card["training"]["int8"]) == {"kept", "cosine", "valid_score", "valid_score_fp32"}
     assert bundle.card["export"]["largest_difference"] < 1e-4
 
 
@@ -158,43 +158,10 @@ def test_int8_that_loses_too_much_is_not_kept(
     # The heads fitted on int8 lie in the work folder; they are not taken for those of the fp32 graph.
     assert (tmp_path / "full" / "model.onnx").read_bytes() == (tmp_path / "without" / "model.onnx").read_bytes()
     assert card["training"]["int8"]["kept"] is False
-    assert card["training"]["int8"]["spared"] == ([0] if limit == "INT8_CLOSENESS" else [])
     full = Bundle.load(tmp_path / "full")
-    assert full.encoder.rows_at_once > 1
     np.testing.assert_allclose(
         full.probabilities(["red tee", "canvas shoes with a strap"])[0], full.probabilities(["red tee"])[0], atol=1e-6
     )
-
-
-def test_int8_weights_leave_room_for_processors_without_vnni(tiny: Path, tmp_path: Path) -> None:
-    """Two products of a uint8 and an int8 that are added in 16 bits overflow unless one of them has seven bits."""
-    import onnx
-    from onnx import numpy_helper
-
-    from models.text.pretrained import load_pretrained, write_graph
-
-    write_graph(load_pretrained(str(tiny), 40, int8=True, mask_digits=False), tmp_path / "int8.onnx", int8=True)
-    weights = [numpy_helper.to_array(each) for each in onnx.load(str(tmp_path / "int8.onnx")).graph.initializer]
-    whole = [each for each in weights if each.dtype == np.int8 and each.ndim == 2]
-    assert whole
-    assert max(np.abs(each.astype(int)).max() for each in whole) <= 64
-
-
-def test_an_encoder_that_int8_spoils_spares_its_feed_forward_outputs(
-    parts: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import onnx
-
-    monkeypatch.setattr(EncoderNet, "_cosine", lambda self, *_: 0.99 if self.spared else 0.5)
-    card = train_bundle("encoder", parts, None, settings(tiny), tmp_path / "spared")
-    assert {key: card["training"]["int8"][key] for key in ("kept", "cosine", "spared")} == {
-        "kept": True, "cosine": 0.99, "spared": [0],
-    }  # fmt: skip
-    nodes = onnx.load(str(tmp_path / "spared" / "model.onnx")).graph.node
-    whole = [node.name for node in nodes if node.op_type == "MatMul" and "/output/dense/" in node.name]
-    assert whole
-    assert not any("attention" in name for name in whole)
-    assert any("attention/output/dense" in node.name for node in nodes if node.op_type == "MatMulInteger")
 
 
 def test_two_encoders_stand_side_by_side_under_one_head(parts: Path, tiny: Path, tmp_path: Path) -> None:
@@ -265,19 +232,19 @@ def test_minilm_tokens_and_embeddings_are_those_of_its_own_library(shared_encode
     assert got.returncode == 0, got.stderr
     texts = ["Cotton T-shirts, 12 pcs", "blot powder-medium 12gm/.42oz", "zara x body glove® contrast", "Crème brûlée"]
     tokeniser, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
-    pretrained = load_pretrained(str(folder), 40, int8=True, mask_digits=False)
+    pretrained = load_pretrained(str(folder), 40, mask_digits=False)
     assert [[i - 1 for i in pretrained.words.analyse(t)] for t in texts] == [tokeniser(t)["input_ids"] for t in texts]
     with torch.inference_mode():
         states = [model(**tokeniser(t, return_tensors="pt")).last_hidden_state[0].mean(dim=0) for t in texts]
     expected = torch.nn.functional.normalize(torch.stack(states), dim=1).numpy()
-    both = load_pretrained(str(folder), 40, int8=False, mask_digits=False, layers=(0.67, 1.0))
+    both = load_pretrained(str(folder), 40, mask_digits=False, layers=(0.67, 1.0))
     with torch.inference_mode():
         ids = torch.from_numpy(both.words.encode(texts[:1])["ids"])
         fourth = model(**tokeniser(texts[0], return_tensors="pt"), output_hidden_states=True).hidden_states[4][0]
         found = both(ids)[0].numpy() * 2**0.5
     np.testing.assert_allclose(found[384:], expected[0], atol=1e-5)
     np.testing.assert_allclose(found[:384], torch.nn.functional.normalize(fourth.mean(dim=0), dim=0), atol=1e-5)
-    for int8, closeness in ((False, 0.99999), (True, 0.97)):
-        write_graph(pretrained, tmp_path / f"{int8}.onnx", int8)
-        found = Embedder(tmp_path / f"{int8}.onnx", pretrained.words, 1).embed(texts)
+    for name, calibration, closeness in (("full", None, 0.99999), ("int8", texts, 0.99)):
+        write_graph(pretrained, tmp_path / f"{name}.onnx", calibration)
+        found = Embedder(tmp_path / f"{name}.onnx", pretrained.words, 1).embed(texts)
         assert (found * expected).sum(axis=1).min() > closeness

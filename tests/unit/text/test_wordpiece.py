@@ -56,7 +56,7 @@ def test_what_says_nothing_is_not_informative() -> None:
 
 
 def test_text_json_gives_the_same_encoder_again() -> None:
-    one = encoder(rows_at_once=7, mask_digits=True)
+    one = encoder(mask_digits=True)
     other = encoder_from_json(one.to_json())
     assert other.to_json() == one.to_json()
     assert [other.encode([t])["ids"].tolist() for t in TEXTS] == [one.encode([t])["ids"].tolist() for t in TEXTS]
