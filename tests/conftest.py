@@ -44,9 +44,12 @@ def shared_cluster() -> Path:
 
 
 @pytest.fixture(scope="session")
-def shared_encoders() -> Path:
-    """Folder whose `get` makes a pre-trained encoder's folder."""
-    return beside("encoders")
+def minilm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of all-MiniLM-L6-v2."""
+    folder = tmp_path_factory.mktemp("encoders") / "minilm"
+    got = subprocess.run([str(beside("encoders") / "get"), "minilm", str(folder)], capture_output=True, text=True)
+    assert got.returncode == 0, got.stderr
+    return folder
 
 
 @contextmanager

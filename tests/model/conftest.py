@@ -9,8 +9,7 @@ import pytest
 from config.settings import Settings, load_settings
 from models.bundle import Bundle
 
-KINDS = ("textcnn", "bilstm", "transformer", "dnn", "svc", "pool")
-"""All that can be trained without a file from elsewhere."""
+KINDS = ("textcnn", "bilstm", "transformer", "dnn", "svc", "encoder", "pool")
 SMALL = (
     "data.sample_rows=8000",
     "train.epochs=4",
@@ -40,8 +39,8 @@ def sample_parts(tmp_path_factory: pytest.TempPathFactory, small: Settings) -> P
 
 
 @pytest.fixture(scope="session")
-def trained(sample_parts: Path, small: Settings) -> Callable[[str], Bundle]:
-    """Kind → its bundle, trained once a session."""
+def trained(sample_parts: Path, small: Settings, request: pytest.FixtureRequest) -> Callable[[str], Bundle]:
+    """Kind → its bundle, trained once a session; `encoder` stands on MiniLM and is skipped where that is not there."""
     from models.training import train_bundle
 
     home = sample_parts.parent
@@ -49,7 +48,11 @@ def trained(sample_parts: Path, small: Settings) -> Callable[[str], Bundle]:
     @cache
     def of(kind: str) -> Bundle:
         members = {name: of(name).folder for name in ("textcnn", "svc")} if kind == "pool" else None
-        train_bundle(kind, sample_parts, home / "embedding", small, home / kind, members=members)
+        settings = small
+        if kind == "encoder":
+            folder = request.getfixturevalue("minilm")
+            settings = load_settings(assignments=(*SMALL, f"models.encoder.source={folder}", "models.encoder.heads=1"))
+        train_bundle(kind, sample_parts, home / "embedding", settings, home / kind, members=members)
         return Bundle.load(home / kind)
 
     return of

@@ -1,6 +1,5 @@
 """A pre-trained encoder with a trained head, and a pool with it as a member: real graphs, real bundles."""
 
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -221,23 +220,20 @@ def test_a_pool_is_its_members_geometric_mean_at_each_level_in_one_bundle(
     assert pool.answer(["red cotton tee"])[0]["levels"]["2"]["code"] == "61"
 
 
-def test_minilm_tokens_and_embeddings_are_those_of_its_own_library(shared_encoders: Path, tmp_path: Path) -> None:
+def test_minilm_tokens_and_embeddings_are_those_of_its_own_library(minilm: Path, tmp_path: Path) -> None:
     import torch
     from transformers import AutoModel, AutoTokenizer
 
     from models.text.pretrained import Embedder, load_pretrained, write_graph
 
-    folder = tmp_path / "minilm"
-    got = subprocess.run([str(shared_encoders / "get"), "minilm", str(folder)], capture_output=True, text=True)
-    assert got.returncode == 0, got.stderr
     texts = ["Cotton T-shirts, 12 pcs", "blot powder-medium 12gm/.42oz", "zara x body glove® contrast", "Crème brûlée"]
-    tokeniser, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
-    pretrained = load_pretrained(str(folder), 40, mask_digits=False)
+    tokeniser, model = AutoTokenizer.from_pretrained(minilm), AutoModel.from_pretrained(minilm).eval()
+    pretrained = load_pretrained(str(minilm), 40, mask_digits=False)
     assert [[i - 1 for i in pretrained.words.analyse(t)] for t in texts] == [tokeniser(t)["input_ids"] for t in texts]
     with torch.inference_mode():
         states = [model(**tokeniser(t, return_tensors="pt")).last_hidden_state[0].mean(dim=0) for t in texts]
     expected = torch.nn.functional.normalize(torch.stack(states), dim=1).numpy()
-    both = load_pretrained(str(folder), 40, mask_digits=False, layers=(0.67, 1.0))
+    both = load_pretrained(str(minilm), 40, mask_digits=False, layers=(0.67, 1.0))
     with torch.inference_mode():
         ids = torch.from_numpy(both.words.encode(texts[:1])["ids"])
         fourth = model(**tokeniser(texts[0], return_tensors="pt"), output_hidden_states=True).hidden_states[4][0]
