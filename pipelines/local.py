@@ -148,6 +148,8 @@ def execute(pipeline: Any, arguments: Mapping[str, Any], home: Path, key: str, p
         HSCODE_COMMIT=commit(),
         HSCODE_WORK=str((home / "work" / code_digest()).resolve()),
     )
+    # Threads of torch that wait for each other sleep: spinning, two trainings on two cores took four times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     last: dict[str, Any] = {}
     try:
         with log.open("a", encoding="utf-8") as out, _followed(lines, progress, last):
