@@ -25,10 +25,10 @@ def main() -> None:
     arguments = parser.parse_args()
     os.environ.setdefault("HSCODE_PROGRESS", os.devnull)
     from config.settings import Settings
-    from models.text.pretrained import Embedder, load_pretrained, write_graph
+    from models.text.pretrained import Embedder, load_pretrained, write_graph, write_int8
 
     texts = traders_texts(arguments.data)
-    asked, calibration = texts[: arguments.rows], texts[arguments.rows : 2 * arguments.rows]
+    asked, calibration = texts[: arguments.rows], texts[arguments.rows :]
     own = Settings().models.encoder
     pretrained = load_pretrained(arguments.encoder, own.max_tokens, own.mask_digits, own.layers)
     with tempfile.TemporaryDirectory() as folder:
@@ -36,7 +36,7 @@ def main() -> None:
         write_graph(pretrained, full)
         peer = quantised(full, Path(folder) / "peer.onnx")
         ours = Path(folder) / "ours.onnx"
-        write_graph(pretrained, ours, calibration)
+        write_int8(full, pretrained.words, calibration, ours)
         expected = Embedder(full, pretrained.words, 1).embed(asked)
         print(f"{len(asked)} texts of {arguments.data or 'the synthetic sample'}, layers {own.layers}\n")
         titles = ("cosine", "least", "MB", "ms alone", "ms by eight")
@@ -56,15 +56,13 @@ def traders_texts(data: Path | None) -> list[str]:
 
     from config.settings import load_settings
     from models.data.ingest import ingest
-    from models.data.split import split
 
     sources = [] if data is None else [f"data.sources={json.dumps([{'path': str(data)}])}"]
     config = Path(__file__).parents[1] / "config" / "full.yaml"  # tells traders' rows from tariffs
     settings = load_settings(config, {}, [*sources, "data.sample_rows=20000"])
     with tempfile.TemporaryDirectory() as folder:
         ingest(settings, Path(folder) / "rows")
-        split(Path(folder) / "rows", settings, Path(folder) / "parts")
-        rows = pl.read_parquet(Path(folder) / "parts" / "train.parquet")
+        rows = pl.read_parquet(Path(folder) / "rows" / "rows.parquet")
     traders = rows.filter(pl.col("label_kind") == "given")["description"].unique(maintain_order=True)
     return [str(text) for text in traders.sample(fraction=1, shuffle=True, seed=1)]
 

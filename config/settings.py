@@ -254,7 +254,7 @@ class Encoder(Section):
     """Read every run of digits as 0. The pre-trained encoder knows sizes and counts, so they are left to it."""
     int8: bool = True
     """Store the encoder as int8 where its vectors stay close to the fp32 ones and that loses less than 0.3 points on
-    valid: a quarter of the bytes, a third of the time."""
+    valid: a quarter of the bytes, about half of the time."""
     epochs: int = 8
     """Passes over the embedded rows at most; the encoder itself is frozen: tuned on these rows it was a point better
     on their like and far worse on other sources."""

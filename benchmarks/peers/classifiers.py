@@ -130,7 +130,7 @@ def hmrc_network(task: Task, epochs: int = 10) -> Fitted:
     import torch
     from torch import nn
 
-    from models.text.pretrained import Embedder, load_pretrained, write_graph
+    from models.text.pretrained import Embedder, load_pretrained, write_graph, write_int8
 
     if task.encoder is None:
         raise ValueError("HMRC's network needs the folder of all-mpnet-base-v2")
@@ -138,8 +138,9 @@ def hmrc_network(task: Task, epochs: int = 10) -> Fitted:
     torch.set_num_threads(task.threads)
     pretrained = load_pretrained(task.encoder, 40, mask_digits=False)
     with tempfile.TemporaryDirectory() as folder:
-        graph = Path(folder) / "encoder.onnx"
-        write_graph(pretrained, graph, calibration=task.texts[:200])
+        full, graph = Path(folder) / "full.onnx", Path(folder) / "encoder.onnx"
+        write_graph(pretrained, full)
+        write_int8(full, pretrained.words, task.texts, graph)
         size = graph.stat().st_size
         embedder = Embedder(graph, pretrained.words, task.threads)
     x = torch.from_numpy(embedder.embed(task.texts))

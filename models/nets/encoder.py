@@ -30,14 +30,14 @@ from models.nets.loop import fit
 from models.nets.network import LevelLoss, shared_above
 from models.progress import report
 from models.text.encode import Encoder, SeveralEncoders
-from models.text.pretrained import Embedder, Pretrained, Vectors, load_pretrained, write_graph
+from models.text.pretrained import Embedder, Pretrained, Vectors, load_pretrained, write_graph, write_int8
 
 INT8_LOSS = 0.003
 """Share of valid rows (mean over levels) that the int8 graph may lose; above it the graph stays fp32."""
 INT8_CLOSENESS = 0.95
 """Least mean cosine of an encoder's int8 vectors to its fp32 ones; below it the graph stays fp32."""
 COMPARED_TEXTS = 200
-"""Texts of valid on which vectors are compared, and of training by which the int8 graph is calibrated."""
+"""Texts on which vectors are compared, valid's first."""
 DRAWN_BACK = (0.0, 0.1, 0.2, 0.3, 0.45, 0.6)
 """Factors tried on the legal texts' part of a direction, in shares of its own scale."""
 HEAD_SEED = 1009
@@ -125,9 +125,11 @@ class EncoderNet:
         """An encoder's graph, written once."""
         path = Path(self._folder.name) / f"{number}.{'int8' if int8 else 'full'}.onnx"
         if not path.exists():
-            texts = sorted(set(self.materials.train.texts))
-            spread = texts[:: max(1, len(texts) // COMPARED_TEXTS)][:COMPARED_TEXTS]
-            write_graph(self.pretrained[number], path, spread if int8 else None)
+            one = self.pretrained[number]
+            if int8:
+                write_int8(self._graph(number, False), one.words, self.materials.train.texts, path)
+            else:
+                write_graph(one, path)
         return path
 
     def _embedder(self, graph: Path, pretrained: Pretrained) -> Embedder:

@@ -27,6 +27,7 @@ AGREEMENT = 1e-4
 """Largest difference of an embedding's coordinate between torch and the fp32 graph."""
 PROBES = ("Cotton shirt", "a", "Hand-knitted woollen pullover for children, 12 pcs", "")
 OPSET = 17
+CALIBRATION_TEXTS = 200
 ROWS_AT_ONCE = 8
 """Texts of one length embedded together; more fall out of the processor's cache."""
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -109,15 +110,12 @@ def _pooling(folder: Path) -> str:
     return "cls" if content.get("pooling_mode_cls_token") else "mean"
 
 
-def write_graph(pretrained: Pretrained, path: Path, calibration: Sequence[str] | None = None) -> None:
+def write_graph(pretrained: Pretrained, path: Path) -> None:
     """Write the ONNX graph `ids` (n, T) → `embedding` float32 (n, D), both axes dynamic, to `path`.
 
-    `calibration`, texts like those that it will read, makes its products int8 (`models.text.int8`).
-
-    Raises RuntimeError where the graph, before it is made int8, does not give torch's embeddings.
+    Raises RuntimeError where the graph does not give torch's embeddings.
     """
     pretrained.eval()
-    full = path if calibration is None else path.with_suffix(".fp32.onnx")
     example = torch.from_numpy(pretrained.words.encode(PROBES)["ids"])
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -125,24 +123,28 @@ def write_graph(pretrained: Pretrained, path: Path, calibration: Sequence[str] |
         torch.onnx.export(
             pretrained,
             (example,),
-            str(full),
+            str(path),
             dynamo=False,
             input_names=["ids"],
             output_names=["embedding"],
             dynamic_axes={"ids": {0: "n", 1: "t"}, "embedding": {0: "n"}},
             opset_version=OPSET,
         )
-    difference = float(np.abs(Embedder(full, pretrained.words, 1).run(PROBES) - expected).max())
+    difference = float(np.abs(Embedder(path, pretrained.words, 1).run(PROBES) - expected).max())
     if difference > AGREEMENT:
         raise RuntimeError(f"the encoder's embeddings differ by {difference:.1e} before and after export")
-    if calibration is None:
-        return
+
+
+def write_int8(full: Path, words: WordPieceEncoder, texts: Sequence[str], path: Path) -> None:
+    """Write the int8 form (`models.text.int8`) of the graph in `full` to `path`, calibrated by some of `texts`, which
+    are like those that it will read, spread over their alphabet."""
     import onnx
 
-    whole = onnx.load(str(full))
-    full.unlink()
-    feeds = (pretrained.words.encode([text]) for text in calibration or PROBES)
-    onnx.save(to_int8(whole, largest_activations(whole, feeds, path.with_suffix(".watched.onnx"))), str(path))
+    known = sorted(set(texts)) or list(PROBES)
+    spread = known[:: max(1, len(known) // CALIBRATION_TEXTS)][:CALIBRATION_TEXTS]
+    model = onnx.load(str(full))
+    feeds = (words.encode([text]) for text in spread)
+    onnx.save(to_int8(model, largest_activations(model, feeds, path.with_suffix(".watched.onnx"))), str(path))
 
 
 class Embedder:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import polars as pl
 import pytest
 
@@ -50,6 +51,9 @@ def test_learns_its_rows_and_says_in_the_card_whether_int8_was_kept(bundle: Bund
     right = np.array(bundle.classes)[p.argmax(axis=1)] == rows["hs6"].to_numpy()
     assert right.mean() > 0.8, bundle.card["training"]
     assert set(bundle.card["training"]["int8"]) == {"kept", "cosine", "valid_score", "valid_score_fp32"}
+    assert bundle.card["training"]["int8"]["kept"]
+    operators = {node.op_type for node in onnx.load(str(bundle.folder / "model.onnx")).graph.node}
+    assert "MatMulInteger" in operators
     assert bundle.card["export"]["largest_difference"] < 1e-4
 
 
@@ -224,7 +228,7 @@ def test_minilm_tokens_and_embeddings_are_those_of_its_own_library(minilm: Path,
     import torch
     from transformers import AutoModel, AutoTokenizer
 
-    from models.text.pretrained import Embedder, load_pretrained, write_graph
+    from models.text.pretrained import Embedder, load_pretrained, write_graph, write_int8
 
     texts = ["Cotton T-shirts, 12 pcs", "blot powder-medium 12gm/.42oz", "zara x body glove® contrast", "Crème brûlée"]
     tokeniser, model = AutoTokenizer.from_pretrained(minilm), AutoModel.from_pretrained(minilm).eval()
@@ -240,7 +244,14 @@ def test_minilm_tokens_and_embeddings_are_those_of_its_own_library(minilm: Path,
         found = both(ids)[0].numpy() * 2**0.5
     np.testing.assert_allclose(found[384:], expected[0], atol=1e-5)
     np.testing.assert_allclose(found[:384], torch.nn.functional.normalize(fourth.mean(dim=0), dim=0), atol=1e-5)
-    for name, calibration, closeness in (("full", None, 0.99999), ("int8", texts, 0.99)):
-        write_graph(pretrained, tmp_path / f"{name}.onnx", calibration)
-        found = Embedder(tmp_path / f"{name}.onnx", pretrained.words, 1).embed(texts)
+    full, int8 = tmp_path / "full.onnx", tmp_path / "int8.onnx"
+    write_graph(pretrained, full)
+    write_int8(full, pretrained.words, texts, int8)
+    assert int8.stat().st_size < full.stat().st_size / 3
+    alike = ["cotton shirt", "steel ball", "wool scarf"]
+    assert len({pretrained.words.shape(text) for text in alike}) == 1  # so they are embedded together
+    for path, closeness in ((full, 0.99999), (int8, 0.99)):
+        embedder = Embedder(path, pretrained.words, 1)
+        found = embedder.embed(texts)
         assert (found * expected).sum(axis=1).min() > closeness
+        np.testing.assert_allclose(embedder.embed(alike), np.vstack([embedder.run([t]) for t in alike]), atol=1e-6)
