@@ -32,9 +32,12 @@ def resolved(config: Path | None, assignments: Iterable[str]) -> "Settings":
 
 
 def settings_of(home: Path, config: Path | None, assignments: Iterable[str] | None) -> "Settings":
-    """As `resolved`, with what is left open in the home folder."""
+    """As `resolved`, with what is left open in the home folder. Raises UserError where that is a file."""
+    from models.errors import UserError
     from serving.home import with_home
 
+    if home.exists() and not home.is_dir():
+        raise UserError("is not a folder", str(home), "choose another --home")
     return with_home(resolved(config, assignments or ()), home)
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event, make_url, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
 from sqlalchemy.orm import Session
@@ -20,14 +20,18 @@ log = logging.getLogger(__name__)
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_SECONDS = 30.0
 """How long a SQLite writer waits for another before it fails."""
-_POSTGRESQL_TIMEOUTS = {
+_POSTGRESQL_CONNECTION = {
     "connect_timeout": 5,
     "keepalives_idle": 10,
     "keepalives_interval": 5,
     "keepalives_count": 3,
     "tcp_user_timeout": 20_000,
+    "target_session_attrs": "read-write",
 }
-"""libpq's; seconds, the last in milliseconds. Without them a server that vanished is waited for by minutes."""
+"""libpq's; seconds, the time-out of TCP in milliseconds. Without them a server that vanished is waited for by minutes.
+Of the hosts of an address the one that takes writes is taken; a standby alone is no database to us."""
+_READ_ONLY = "25006"
+"""PostgreSQL's state for a write in a session that only reads."""
 _ADVISORY_LOCK = 0x68735F636F6465
 """Key of PostgreSQL's advisory lock that lets one process migrate at a time."""
 
@@ -140,11 +144,23 @@ def _engine(url: str) -> Engine:
             return engine
         if parsed.drivername == "postgresql":
             parsed = parsed.set(drivername="postgresql+psycopg")
-        return create_engine(
-            parsed, pool_pre_ping=True, pool_size=5, max_overflow=10, connect_args=dict(_POSTGRESQL_TIMEOUTS)
+        engine = create_engine(
+            parsed, pool_pre_ping=True, pool_size=5, max_overflow=10, connect_args=dict(_POSTGRESQL_CONNECTION)
         )
+        event.listen(engine, "handle_error", _leave_a_standby, retval=True)
+        return engine
     except (ArgumentError, NoSuchModuleError) as error:
         raise UserError(f"not a database address ({error})", _shown(url)) from None
+
+
+def _leave_a_standby(context: ExceptionContext) -> OperationalError | None:
+    """A server that became a standby while we were connected: its connections are dropped, and who asked is told what
+    it would be told of a server that is gone, so that it tries again."""
+    error = context.original_exception
+    if getattr(error, "sqlstate", None) != _READ_ONLY:
+        return None
+    context.is_disconnect = True
+    return OperationalError(context.statement, None, error, hide_parameters=True, connection_invalidated=True)
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:

@@ -96,6 +96,7 @@ def test_serving_the_champion_without_mlflow_says_what_to_install(
         "canary start",
         "models list",
         "models promote 1",
+        "runs show a-run",
         "schedule show",
         "serve",
         "state migrate",
@@ -103,13 +104,13 @@ def test_serving_the_champion_without_mlflow_says_what_to_install(
         "corrections add 610910 --text shirt",
     ],
 )
-def test_a_home_that_cannot_be_made_is_one_line(
+def test_a_home_that_is_a_file_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, verb: str
 ) -> None:
     home = tmp_path / "file"
     home.write_text("")
     said = told(capsys, monkeypatch, *verb.split(), "--home", str(home))
-    assert said.startswith(f"hscode: {home}: cannot be written (File exists); choose another --home")
+    assert said.startswith(f"hscode: {home}: is not a folder; choose another --home")
 
 
 def test_an_out_that_cannot_be_made_is_one_line(

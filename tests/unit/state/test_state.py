@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import func, inspect, select, text
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm.exc import StaleDataError
 
 from models.errors import UserError
@@ -57,6 +57,28 @@ def test_postgresql_refuses_an_older_schema_and_says_what_to_run(postgres: Calla
         open_state(url)
     open_state(url, upgrade=True).close()
     open_state(url).close()
+
+
+def test_a_server_that_became_a_standby_is_left(postgres: Callable[[], str]) -> None:
+    state = open_state(postgres(), upgrade=True)
+    with state.write() as session:
+        session.execute(text("SET default_transaction_read_only = on"))  # Until this connection ends.
+    with pytest.raises(OperationalError, match="read-only"), state.write() as session:
+        session.add(canary())
+    with state.write() as session:
+        session.add(canary())
+    state.close()
+
+
+def test_a_standby_alone_is_one_line(postgres: Callable[[], str]) -> None:
+    url = postgres()
+    state = open_state(url, upgrade=True)
+    with state.engine.connect() as connection:
+        connection.execute(text(f"ALTER DATABASE {state.engine.url.database} SET default_transaction_read_only = on"))
+        connection.commit()
+    state.close()
+    with pytest.raises(UserError, match=r"cannot reach the database \(.*read-only"):
+        open_state(url)
 
 
 def test_a_newer_schema_is_refused(url: str) -> None:
