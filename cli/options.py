@@ -20,7 +20,21 @@ ConfigOption = Annotated[
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting, as a.b=value; repeatable.")
 ]
-HomeOption = Annotated[Path, typer.Option("--home", metavar="DIR", help="Folder that holds all state.")]
+
+
+def _folder(home: Path) -> Path:
+    """The home, which need not be there yet. Raises UserError where it, or what it would lie in, is a file."""
+    from models.errors import UserError
+
+    there = next(one for one in (home, *home.absolute().parents) if os.path.exists(one))
+    if os.path.isfile(there):
+        raise UserError("is not a folder", str(there), "choose another --home")
+    return home
+
+
+HomeOption = Annotated[
+    Path, typer.Option("--home", metavar="DIR", callback=_folder, help="Folder that holds all state.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
@@ -32,12 +46,9 @@ def resolved(config: Path | None, assignments: Iterable[str]) -> "Settings":
 
 
 def settings_of(home: Path, config: Path | None, assignments: Iterable[str] | None) -> "Settings":
-    """As `resolved`, with what is left open in the home folder. Raises UserError where that is a file."""
-    from models.errors import UserError
+    """As `resolved`, with what is left open in the home folder."""
     from serving.home import with_home
 
-    if home.exists() and not home.is_dir():
-        raise UserError("is not a folder", str(home), "choose another --home")
     return with_home(resolved(config, assignments or ()), home)
 
 

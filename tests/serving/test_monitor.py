@@ -21,6 +21,7 @@ from serving.state import State, open_state
 from serving.state.events import text_hash
 from serving.state.tables import Answer, Correction, Event
 from serving.state.tables import Sketch as SketchRow
+from tests.conftest import running_postgres
 from tests.serving.monitoring import TOKEN, Monitor, headers, request, response, running_monitor
 
 pytestmark = pytest.mark.slow
@@ -270,6 +271,32 @@ def test_without_its_database_it_says_so_and_holds_little(postgres_server: Path,
         stored = set(session.scalars(select(Event.ce_id)))
     state.close()
     assert {"before", "after"} <= stored
+
+
+def test_its_database_becomes_a_standby_and_is_one_no_more() -> None:
+    import psycopg
+
+    with running_postgres() as folder:
+        url = f"postgresql+psycopg://hscode@/postgres?host={folder}"
+        open_state(url, upgrade=True).close()
+
+        def read_only(value: str) -> None:
+            writes = "-c default_transaction_read_only=off"
+            with psycopg.connect(
+                host=str(folder), user="hscode", dbname="postgres", autocommit=True, options=writes
+            ) as connection:
+                connection.execute(f"ALTER SYSTEM SET default_transaction_read_only = {value}")  # type: ignore[arg-type]
+                connection.execute("SELECT pg_reload_conf()")
+
+        with running_monitor(url, *QUICK) as monitor:
+            assert httpx.post(monitor.url, **request("before", "text")).status_code == 202
+            read_only("on")
+            until("refused", lambda: httpx.post(monitor.url, **request("x", "text"), timeout=20).status_code == 503)
+            answer = httpx.post(monitor.url, **request("meanwhile", "text"), timeout=20)
+            assert answer.status_code == 503
+            assert "the database does not answer" in answer.json()["error"]
+            read_only("off")
+            until("taken", lambda: httpx.post(monitor.url, **request("after", "text"), timeout=20).status_code == 202)
 
 
 def test_it_starts_before_its_database(tmp_path: Path) -> None:

@@ -97,6 +97,9 @@ def test_serving_the_champion_without_mlflow_says_what_to_install(
         "models list",
         "models promote 1",
         "runs show a-run",
+        "runs list",
+        "loop",
+        "predict shirt",
         "schedule show",
         "serve",
         "state migrate",
@@ -109,8 +112,9 @@ def test_a_home_that_is_a_file_is_one_line(
 ) -> None:
     home = tmp_path / "file"
     home.write_text("")
-    said = told(capsys, monkeypatch, *verb.split(), "--home", str(home))
-    assert said.startswith(f"hscode: {home}: is not a folder; choose another --home")
+    for asked in (home, home / "below"):
+        said = told(capsys, monkeypatch, *verb.split(), "--home", str(asked))
+        assert said.startswith(f"hscode: {home}: is not a folder; choose another --home")
 
 
 def test_an_out_that_cannot_be_made_is_one_line(
